@@ -1,0 +1,58 @@
+# On a machine with Python 3.11 to 3.13 and make, every target here brings what it needs.
+# PYTHON=…      the interpreter to build .venv with (default: the first of python3.11, 3.12, 3.13, python3 that fits)
+# PYTEST_ARGS=… passed on to pytest by `make test`, e.g. PYTEST_ARGS='tests/wheel -x'
+# TASKCENTER_TEST_MYSQL_URL=mysql://user:password@host:port/   tests use this server instead of starting their own
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+BIN := .venv/bin
+LOCKS := requirements/build.lock pyproject.toml scripts/build-venv
+SEEDS ?= 20
+export PYTHON
+
+.PHONY: help run test lint fix bench docs lock simulate servers clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.venv/run.stamp: requirements/run.lock $(LOCKS)
+	@sh scripts/build-venv run
+
+.venv/dev.stamp: requirements/dev.lock requirements/run.lock $(LOCKS)
+	@sh scripts/build-venv dev
+
+run: .venv/run.stamp ## start the service with a demo business and show callbacks arriving
+	@$(BIN)/taskcenter up
+
+test: .venv/dev.stamp ## run every test, on SQLite, MariaDB and MySQL; PYTEST_ARGS='…' to choose
+	@sh scripts/prepare-test-servers
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/dev.stamp ## check style, types, layers and known vulnerabilities
+	@sh scripts/lint
+
+fix: .venv/dev.stamp ## mend what ruff can mend, and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/dev.stamp ## measure; BENCH=bench/NAME.py for one of them
+	@sh scripts/prepare-test-servers mariadb mysql nginx
+	@set -e; for bench in $(or $(BENCH),$(sort $(wildcard bench/[a-z]*.py))); do \
+		echo "== $$bench"; $(BIN)/python "$$bench" $(BENCH_ARGS); done
+
+docs: .venv/dev.stamp ## write the pages that are made from the code
+	$(BIN)/python scripts/render_docs.py
+
+lock: .venv/dev.stamp ## pin dependencies anew from pyproject.toml; UPGRADE=1 takes the newest
+	@sh scripts/lock
+
+simulate: .venv/dev.stamp ## run SEEDS=… simulated clusters (days of traffic, crashes, partitions)
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+servers: .venv/dev.stamp ## start a private MariaDB and MySQL for trials by hand, until Ctrl-C
+	@sh scripts/prepare-test-servers mariadb mysql
+	@$(BIN)/python -m tests.servers start
+
+clean: ## remove .venv, caches and build output
+	rm -rf .venv .cache dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache bench/out
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

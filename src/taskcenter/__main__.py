@@ -1,0 +1,5 @@
+"""`python -m taskcenter` is `taskcenter`."""
+
+from taskcenter.cli import app
+
+app()

@@ -1,0 +1,239 @@
+"""One attempt: claim → hold until its start → send → classify → record. A type for each phase.
+
+`Claimed` is a row that is ours and running; `Ended` is an exchange with its decision. Only an `Ended` can be recorded
+as an execution, and only a `Claimed` can be handed back without one, so no path can mix them up.
+
+Failure. The store refusing the claim raises `StoreUnavailable`: nothing was sent, the actor offers the reference
+again. A bug anywhere between claim and record ends as this attempt's fault and is recorded like any failed attempt.
+Cancellation (the process ends and its grace is over) leaves the row running: the next owner finds it under an older
+term and sends it again, flagged as a possible duplicate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, assert_never
+
+import trio
+
+from taskcenter.actors.answers import Decision, decide
+from taskcenter.actors.breaker import Ticket
+from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.message import body_of, headers_of, masked, webhook_id
+from taskcenter.actors.outcome import Health, expired, finish_call, missed_run, move_after, receiver_health
+from taskcenter.actors.targets import CallbackUrlError, check_url
+from taskcenter.errors import StoreUnavailable
+from taskcenter.store.records import Applied, ClaimRequest, Execution, Move, Outcome, Stale, Superseded, Task, TaskKind
+from taskcenter.task import TERMINAL, TaskRef
+
+if TYPE_CHECKING:
+    from taskcenter.actors.business import BusinessActor
+
+MAX_KEPT_HEADERS: Final = 32
+LATE_START_MS: Final = 50  # a start later than planned by more is noted in the limiter as it happened
+UNRECORDED: Final = {"taskcenter": "the store refused this exchange's details"}
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The row is running under our term, and nothing has been sent."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The exchange is over."""
+
+    task: Task
+    exchange: Exchange
+    decision: Decision
+    request_headers: dict[str, str]
+    started_ms: float
+    ended_ms: float
+
+
+class Attempt:
+    """Owner of all fields but `newer`: its own task. `newer`: the actor."""
+
+    def __init__(
+        self, ref: TaskRef, start_at: int, limiter_entry: int, breaker_ticket: Ticket, held_by: str | None
+    ) -> None:
+        self.ref = ref
+        self.start_at = start_at
+        self.limiter_entry = limiter_entry
+        self.breaker_ticket = breaker_ticket
+        self.held_by = held_by
+        self.sent = False
+        self.withdrawn = False
+        self.health = Health.UNKNOWN
+        self.cause = ""  # of a failure, for the breaker
+        self.newer: TaskRef | None = None
+        self.over = trio.Event()
+
+    def withdraw(self) -> bool:
+        """The task was cancelled. True if nothing has been sent, and so nothing will be."""
+        self.withdrawn = True
+        return not self.sent
+
+    async def run(self, actor: BusinessActor) -> TaskRef | None:
+        """The whole attempt. Returns where the task waits next, None when it does not (or is another's)."""
+        tools = actor.tools
+        term = tools.term_of(self.ref.shard)
+        if term is None:
+            return None
+        task = await tools.claims.submit(ClaimRequest(self.ref.task_id, self.ref.version, self.ref.shard, term))
+        if task is None:
+            tools.metrics.claims_refused.inc()
+            return None
+        claimed = Claimed(task)
+        if self.start_at > tools.clock.now_ms():
+            await tools.clock.sleep_until(self.start_at)
+        if self.withdrawn:
+            return None
+        if tools.term_of(task.shard) != task.term:
+            tools.metrics.fenced_writes.inc()
+            return None
+        if (move := self._refusal(task, tools.clock.now_ms())) is not None:
+            return await self._hand_back(actor, claimed, move)
+        ended = await self._send(actor, claimed)
+        return await self._record(actor, ended)
+
+    @staticmethod
+    def _refusal(task: Task, now_ms: int) -> Move | None:
+        """Why this attempt must not start after all."""
+        if task.deadline_at is not None and now_ms > task.deadline_at:
+            return expired(task)
+        return missed_run(task, now_ms)
+
+    async def _send(self, actor: BusinessActor, claimed: Claimed) -> Ended:
+        tools, task = actor.tools, claimed.task
+        self.sent = True
+        attributes = {"taskcenter.task_id": task.id, "taskcenter.attempt": task.current_retry + 1}
+        headers: list[tuple[str, str]] = []
+        started_ms = tools.clock.now_ms_exact()
+        if started_ms - self.start_at > LATE_START_MS:
+            actor.limiter.restate(self.limiter_entry, int(started_ms))
+        try:
+            body = body_of(task)
+            secrets = await tools.secrets_of(task.business_id)
+            with tools.tracer.span("callback", attributes):
+                headers = headers_of(task, body, secrets, int(started_ms), tools.tracer.traceparent())
+                request = CallbackRequest(task.callback_method, check_url(task.callback_url), headers, body)
+                exchange = await actor.client.exchange(request, task.timeout_ms / 1000)
+        except CallbackUrlError as error:
+            exchange = Faulted("blocked", f"callback_url {error}", sent=False)
+        except Exception as error:
+            tools.log.error("attempt crashed", task_id=task.id, exc_info=error)
+            exchange = Faulted("connection_error", f"internal fault ({type(error).__name__})", sent=True)
+        ended_ms = tools.clock.now_ms_exact()
+        decision = decide(exchange, now_ms=int(ended_ms))
+        self.health = receiver_health(exchange, decision)
+        self.cause = decision.reason or ""
+        return Ended(task, exchange, decision, masked(headers), started_ms, ended_ms)
+
+    async def _record(self, actor: BusinessActor, ended: Ended) -> TaskRef | None:
+        """Make the end durable; decide again when the task was changed while the call was on its way."""
+        execution = self._execution(ended)
+        task = ended.task
+        while True:
+            move = move_after(task, ended.decision, int(ended.started_ms), int(ended.ended_ms))
+            try:
+                recorded = await actor.tools.outcomes.submit(self._outcome(actor, task, execution, move))
+            except StoreUnavailable:
+                raise
+            except Exception as error:
+                if execution.request_headers == UNRECORDED:
+                    raise
+                actor.tools.log.error("history not recorded", task_id=task.id, exc_info=error)
+                execution = replace(execution, response_headers={}, response_body=None, request_headers=UNRECORDED)
+                continue
+            if not isinstance(recorded, Stale):
+                break
+            task = recorded.task
+        actor.meters.attempted(execution.status, execution.duration_ms, execution.lateness_ms)
+        self._log(actor, ended, execution, move)
+        return self._next(actor, task, move, recorded)
+
+    async def _hand_back(self, actor: BusinessActor, claimed: Claimed, move: Move) -> TaskRef | None:
+        """Claimed, but nothing was sent: the row moves on without an execution."""
+        task = claimed.task
+        while True:
+            recorded = await actor.tools.outcomes.submit(self._outcome(actor, task, None, move))
+            if not isinstance(recorded, Stale):
+                return self._next(actor, task, move, recorded)
+            task = recorded.task
+            move = self._refusal(task, actor.tools.clock.now_ms()) or move
+
+    def _outcome(self, actor: BusinessActor, task: Task, execution: Execution | None, move: Move) -> Outcome:
+        tools = actor.tools
+        now = tools.clock.now_ms()
+        finish = finish_call(task, move, execution, tools.ids.next(now), now)
+        return Outcome(task.id, task.business_id, task.version, task.term, task.sends, execution, move, finish)
+
+    def _next(self, actor: BusinessActor, task: Task, move: Move, recorded: Applied | Superseded) -> TaskRef | None:
+        match recorded:
+            case Superseded():
+                return None
+            case Applied(version=version):
+                if move.status in TERMINAL and task.kind is TaskKind.CALLBACK:
+                    actor.meters.finished(move.status)
+                if move.next_execute_at is None:
+                    return None
+                return TaskRef(
+                    task.id,
+                    task.business_id,
+                    task.shard,
+                    move.next_execute_at,
+                    version,
+                    task.callback_host,
+                    task.deadline_at,
+                    task.flow_key,
+                )
+            case _:
+                assert_never(recorded)
+
+    def _execution(self, ended: Ended) -> Execution:
+        task, exchange = ended.task, ended.exchange
+        answer = exchange if isinstance(exchange, Answered) else None
+        return Execution(
+            task_id=task.id,
+            business_id=task.business_id,
+            number=task.sends,
+            run=task.run,
+            attempt=task.current_retry + 1,
+            term=task.term,
+            scheduled_at=task.scheduled_at,
+            started_at=int(ended.started_ms),
+            duration_ms=ended.ended_ms - ended.started_ms,
+            lateness_ms=ended.started_ms - task.scheduled_at,
+            status=ended.decision.status,
+            response_status=None if answer is None else answer.status,
+            response_headers={} if answer is None else dict(answer.headers[:MAX_KEPT_HEADERS]),
+            response_body=None if answer is None else answer.stored_body,
+            error_message=ended.decision.reason,
+            request_headers=ended.request_headers,
+            wait_reason=self.held_by,
+        )
+
+    def _log(self, actor: BusinessActor, ended: Ended, execution: Execution, move: Move) -> None:
+        """One wide line an attempt."""
+        actor.tools.log.info(
+            "attempt",
+            business=actor.business.code,
+            task_id=execution.task_id,
+            webhook_id=webhook_id(ended.task),
+            run=execution.run,
+            attempt=execution.attempt,
+            outcome=execution.status.value,
+            response_status=execution.response_status,
+            error=execution.error_message,
+            host=ended.task.callback_host,
+            scheduled_at=execution.scheduled_at,
+            lateness_ms=round(execution.lateness_ms, 3),
+            duration_ms=round(execution.duration_ms, 3),
+            held_by=self.held_by,
+            term=execution.term,
+            status=move.status.value,
+            next_execute_at=move.next_execute_at,
+        )

@@ -1,0 +1,99 @@
+"""What goes to the receiver: body and headers of CONTRACT.md §4. Pure, so that a table can test every byte."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
+from urllib.parse import quote
+
+from taskcenter import __version__
+from taskcenter.actors.signing import SigningSecret, sign
+from taskcenter.store.records import Task, TaskKind
+
+USER_AGENT: Final = f"TaskCenter/{__version__}"
+BODILESS: Final = frozenset({"GET", "DELETE"})
+MAX_HEADER_PAYLOAD: Final = 4096  # bytes of payload that fit a header when there is no body
+HIDDEN: Final = "***"
+_SECRET_HEADER: Final = re.compile(r"(?i)(auth|cookie|token|secret|key|password|signature)")
+_OUR_KEYS: Final = frozenset({"idempotency-key"})
+
+
+def rfc3339(ms: int) -> str:
+    """`2026-01-31T09:30:00.000Z`."""
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
+
+
+def webhook_id(task: Task) -> str:
+    """The same for every attempt of a run; no dot in it (Standard Webhooks)."""
+    return f"{task.id}-{task.run}"
+
+
+def body_of(task: Task) -> bytes:
+    """The request's body; empty for GET and DELETE. A finish call carries its payload bare."""
+    if task.callback_method in BODILESS:
+        return b""
+    if task.kind is TaskKind.FINISH:
+        return task.payload
+    head = (
+        f'{{"task_id":"{task.id}","business_code":{json.dumps(task.business_code)},'
+        f'"business_id":{json.dumps(task.business_unique_id, ensure_ascii=False)},"attempt":{task.current_retry + 1},'
+        f'"max_attempts":{task.max_retries + 1},"run":{task.run},"scheduled_at":"{rfc3339(task.scheduled_at)}","payload":'
+    )
+    return b"%b%b}" % (head.encode(), task.payload)
+
+
+def headers_of(
+    task: Task, body: bytes, secrets: Sequence[SigningSecret], now_ms: int, traceparent: str
+) -> list[tuple[str, str]]:
+    """The task's own headers, then ours; the caller's names were checked at creation not to clash with ours."""
+    message_id = webhook_id(task)
+    timestamp_s = now_ms // 1000
+    headers = [*task.headers.items()]
+    if body:
+        headers.append(("Content-Type", "application/json"))
+    headers += [
+        ("User-Agent", USER_AGENT),
+        ("webhook-id", message_id),
+        ("webhook-timestamp", str(timestamp_s)),
+        ("webhook-signature", sign(secrets, message_id, timestamp_s, body)),
+        ("Idempotency-Key", message_id),
+        ("X-TaskCenter-Task-Id", task.id),
+        ("X-TaskCenter-Business-Id", quote(task.business_unique_id, safe=_PLAIN)),
+        ("X-TaskCenter-Attempt", str(task.current_retry + 1)),
+        ("X-TaskCenter-Due", str(task.scheduled_at)),
+        ("X-TaskCenter-Term", str(task.term)),
+        ("traceparent", traceparent),
+    ]
+    if task.interruptions:
+        headers.append(("X-TaskCenter-Redelivery", "possible-duplicate"))
+    if task.callback_method in BODILESS:
+        headers += _body_fields(task)
+    return headers
+
+
+_PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")
+
+
+def _body_fields(task: Task) -> list[tuple[str, str]]:
+    fields = [
+        ("X-TaskCenter-Business-Code", task.business_code),
+        ("X-TaskCenter-Max-Attempts", str(task.max_retries + 1)),
+        ("X-TaskCenter-Run", str(task.run)),
+        ("X-TaskCenter-Scheduled-At", rfc3339(task.scheduled_at)),
+    ]
+    payload = json.dumps(json.loads(task.payload), separators=(",", ":"))  # ASCII only
+    if len(payload) <= MAX_HEADER_PAYLOAD:
+        fields.append(("X-TaskCenter-Payload", payload))
+    return fields
+
+
+def masked(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """For the history: names that sound like a secret keep no value."""
+    return {
+        name: HIDDEN if _SECRET_HEADER.search(name) and name.lower() not in _OUR_KEYS else value
+        for name, value in headers
+    }

@@ -1,0 +1,206 @@
+"""Business → running actor, on demand. Starts it, restarts it within a budget, passivates it when it has long been
+idle.
+
+Restart budgets are per tier (DESIGN.md §3.9). An attempt's fault ends in its record. An actor whose loop crashes is
+restarted with growing pauses and keeps its queue and its attempts; after `BUDGET` crashes within `BUDGET_WINDOW_S`
+the business is `degraded`: an alert fires, and a restart is tried again once a minute. No other business notices. A
+crash of the registry itself is the engine's, and ends the process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from taskcenter.actors.business import BusinessActor
+from taskcenter.actors.mailbox import Offer
+from taskcenter.actors.tools import ActorTools
+from taskcenter.errors import StoreUnavailable
+from taskcenter.store.records import Business
+from taskcenter.task import TaskRef
+
+BUDGET: Final = 5
+BUDGET_WINDOW_S: Final = 60.0
+DEGRADED_RETRY_S: Final = 60.0
+FIRST_BACKOFF_S: Final = 0.1
+IDLE_MS: Final = 120_000
+PASSIVATE_EVERY_S: Final = 30.0
+MAX_EARLY: Final = 10_000  # references of a business whose row is still being read
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryStatistics:
+    actors: int
+    in_flight: int
+    ready: int
+    restarts: int
+    degraded: int
+
+
+class ActorRegistry:
+    """`offer`, `withdraw`, `get` are sync. `run` owns the nursery all actors live in."""
+
+    def __init__(self, tools: ActorTools, load: Callable[[int], Awaitable[Business | None]]) -> None:
+        """`load`: a business by id."""
+        self._tools = tools
+        self._load = load
+        self._actors: dict[int, BusinessActor] = {}
+        self._early: dict[int, deque[TaskRef]] = {}  # offered while the business is being loaded
+        self._scopes: dict[int, trio.CancelScope] = {}
+        self._nursery: trio.Nursery | None = None
+        self._draining = False
+        self._restarts = 0
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            while True:
+                await trio.sleep(PASSIVATE_EVERY_S)
+                self._passivate()
+
+    def offer(self, ref: TaskRef) -> Offer:
+        """Hand a reference that is due to its business's actor, starting it when needed."""
+        if self._draining or self._nursery is None:
+            return Offer.CLOSED
+        actor = self._actors.get(ref.business_id)
+        if actor is not None:
+            return actor.offer(ref)
+        early = self._early.get(ref.business_id)
+        if early is None:
+            early = self._early[ref.business_id] = deque()
+            self._nursery.start_soon(self._start, ref.business_id)
+        if len(early) >= MAX_EARLY:
+            return Offer.FULL
+        early.append(ref)
+        return Offer.ACCEPTED
+
+    def withdraw(self, task_id: str, business_id: int) -> bool:
+        """See `BusinessActor.withdraw`; a business that does not run here has sent nothing."""
+        actor = self._actors.get(business_id)
+        return actor is None or actor.withdraw(task_id)
+
+    def get(self, business_id: int) -> BusinessActor | None:
+        return self._actors.get(business_id)
+
+    def holds(self, ref: TaskRef) -> bool:
+        actor = self._actors.get(ref.business_id)
+        if actor is not None:
+            return actor.holds(ref)
+        return any(
+            early.task_id == ref.task_id and early.version >= ref.version
+            for early in self._early.get(ref.business_id, ())
+        )
+
+    def business_changed(self, business: Business) -> None:
+        actor = self._actors.get(business.id)
+        if actor is not None:
+            actor.update(business)
+
+    def drop_shards(self, shards: frozenset[int]) -> None:
+        """The shards are another's: forget what waits for them."""
+        for actor in self._actors.values():
+            if actor.business.shard in shards:
+                actor.forget_waiting()
+
+    async def drain(self) -> None:
+        """Admit nothing more; return when nothing is on its way."""
+        self._draining = True
+        for actor in self._actors.values():
+            actor.mailbox.close()
+            actor.forget_waiting()
+        while any(actor.in_flight for actor in self._actors.values()):
+            for actor in self._actors.values():
+                while actor.in_flight:
+                    await next(iter(actor.in_flight.values())).over.wait()
+
+    # --- a business's life --------------------------------------------------------------------------------------
+
+    async def _start(self, business_id: int) -> None:
+        """Load the business, then supervise its actor until it is passivated."""
+        actor = await self._load_actor(business_id)
+        early = self._early.pop(business_id, deque())
+        if actor is None:
+            return
+        self._actors[business_id] = actor
+        for ref in early:
+            actor.offer(ref)
+        with trio.CancelScope() as scope:
+            self._scopes[business_id] = scope
+            await self._supervise(actor)
+        self._scopes.pop(business_id, None)
+        with trio.CancelScope(shield=True):
+            await actor.client.aclose()
+
+    async def _load_actor(self, business_id: int) -> BusinessActor | None:
+        """Read the business and what its limiter needs, for as long as the store takes. None: there is no such
+        business.
+        """
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            try:
+                business = await self._load(business_id)
+                if business is None:
+                    return None
+                actor = BusinessActor(business, self._tools)
+                await actor.rebuild()
+            except StoreUnavailable as error:
+                self._tools.log.warning("business not loaded", business_id=business_id, error=str(error))
+                await trio.sleep(backoff_s)
+                backoff_s = min(backoff_s * 2, 2.0)
+            else:
+                return actor
+
+    async def _supervise(self, actor: BusinessActor) -> None:
+        """Run the loop, again and again; the attempts' nursery is outside of it."""
+        crashes: deque[float] = deque(maxlen=BUDGET)
+        async with trio.open_nursery() as attempts:
+            while True:
+                try:
+                    await actor.run(attempts)
+                except Exception as error:
+                    self._restarts += 1
+                    actor.restarts += 1
+                    actor.meters.restarts.inc()
+                    self._tools.log.error("actor crashed", business=actor.business.code, exc_info=error)
+                    crashes.append(trio.current_time())
+                    await trio.sleep(self._pause_s(actor, crashes))
+
+    def _pause_s(self, actor: BusinessActor, crashes: deque[float]) -> float:
+        recent = [at for at in crashes if trio.current_time() - at < BUDGET_WINDOW_S]
+        if len(recent) < BUDGET:
+            actor.degraded = False
+            return FIRST_BACKOFF_S * 2.0 ** len(recent) * (0.5 + self._tools.rng.random())
+        if not actor.degraded:
+            actor.degraded = True
+            self._tools.alert(
+                "actor_degraded", f"business {actor.business.code}: its actor crashed {BUDGET} times in a row"
+            )
+        return DEGRADED_RETRY_S
+
+    def _passivate(self) -> None:
+        now = self._tools.clock.now_ms()
+        for business_id, actor in list(self._actors.items()):
+            if actor.idle and actor.idle_since is not None and now - actor.idle_since > IDLE_MS:
+                if any(breaker.state != "closed" for breaker in actor.breakers.values()):
+                    continue
+                del self._actors[business_id]
+                actor.mailbox.close()
+                self._scopes[business_id].cancel()
+
+    def statistics(self) -> RegistryStatistics:
+        actors = self._actors.values()
+        return RegistryStatistics(
+            actors=len(self._actors),
+            in_flight=sum(len(actor.in_flight) for actor in actors),
+            ready=sum(len(actor.ready) + len(actor.mailbox) for actor in actors),
+            restarts=self._restarts,
+            degraded=sum(actor.degraded for actor in actors),
+        )
+
+    def __repr__(self) -> str:
+        return f"<ActorRegistry {self.statistics()}>"

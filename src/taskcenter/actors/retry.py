@@ -1,0 +1,94 @@
+"""What comes after an attempt: where a decision meets the retry list, the deferrals and the deadline. Pure.
+
+Rules (CONTRACT.md §4): attempt k+1 is due `retry_intervals[k-1]` after attempt k *ended*. A deferral repeats the same
+attempt at the time the receiver named and uses nothing up, at most 20 times a run; from then on it counts as a failed
+attempt. Nothing is planned past the task's deadline: a due time after it ends the task instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from taskcenter.actors.answers import Decision, Deferred, Stop, Success
+from taskcenter.task import FinishReason, Status
+
+MAX_DEFERRALS: Final = 20  # a run
+
+
+@dataclass(frozen=True, slots=True)
+class RetryAt:
+    """The attempt failed; the next one of the list follows."""
+
+    due_ms: int
+    attempt: int  # the next one's number
+
+
+@dataclass(frozen=True, slots=True)
+class Defer:
+    """The same attempt again; one more deferral of the run is used."""
+
+    due_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """The run has failed."""
+
+    reason: FinishReason  # RETRIES_EXHAUSTED | DEADLINE_PASSED
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run has ended as the receiver wished."""
+
+    status: Status  # SUCCEEDED | STOPPED
+    reason: FinishReason | None  # RECEIVER_STOPPED, or None for a success
+
+
+NextStep = RetryAt | Defer | GiveUp | Finish
+
+
+def next_step(
+    decision: Decision,
+    *,
+    attempt: int,
+    deferrals: int,
+    retry_intervals_ms: Sequence[int],
+    ended_ms: int,
+    deadline_ms: int | None,
+) -> NextStep:
+    """What follows the attempt numbered `attempt` (from 1) that ended at `ended_ms` with `decision`.
+
+    `deferrals`: those of this run before this answer. `deadline_ms`: the last moment an attempt may start.
+    """
+    match decision:
+        case Success():
+            return Finish(Status.SUCCEEDED, None)
+        case Stop():
+            return Finish(Status.STOPPED, FinishReason.RECEIVER_STOPPED)
+        case Deferred(until_ms=until_ms) if deferrals < MAX_DEFERRALS:
+            return Defer(until_ms) if _in_time(until_ms, deadline_ms) else GiveUp(FinishReason.DEADLINE_PASSED)
+    if attempt > len(retry_intervals_ms):
+        return GiveUp(FinishReason.RETRIES_EXHAUSTED)
+    due_ms = ended_ms + retry_intervals_ms[attempt - 1]
+    return RetryAt(due_ms, attempt + 1) if _in_time(due_ms, deadline_ms) else GiveUp(FinishReason.DEADLINE_PASSED)
+
+
+def planned_attempts(
+    *, first_due_ms: int, attempt: int, retry_intervals_ms: Sequence[int], deadline_ms: int | None
+) -> list[int]:
+    """When the attempts from `attempt` on are due if each fails at once: the earliest times, for `explain`."""
+    due_ms, planned = first_due_ms, []
+    for interval_ms in (*retry_intervals_ms[attempt - 1 :], None):
+        if not _in_time(due_ms, deadline_ms):
+            break
+        planned.append(due_ms)
+        if interval_ms is not None:
+            due_ms += interval_ms
+    return planned
+
+
+def _in_time(due_ms: int, deadline_ms: int | None) -> bool:
+    return deadline_ms is None or due_ms <= deadline_ms

@@ -1,0 +1,118 @@
+"""The REST API from a terminal: one small client, and how answers and refusals are printed.
+
+`TASKCENTER_URL` (http://127.0.0.1:8080), `TASKCENTER_API_KEY` for a business's calls, `TASKCENTER_ADMIN_TOKEN` for
+the admin's. A refusal prints the problem's detail and its fields on stderr and exits with 1.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+import httpx
+import typer
+from rich.console import Console
+from rich.table import Table
+
+DEFAULT_URL = "http://127.0.0.1:8080"
+TIMEOUT_S = 30.0
+
+
+class ApiClient:
+    """`token`: an API key, a JWT or the admin token; it is in no message and no repr."""
+
+    def __init__(self, url: str, token: str, business: str | None = None) -> None:
+        headers = {"Authorization": f"Bearer {token}"}
+        if business is not None:
+            headers["X-TaskCenter-Business"] = business
+        self._http = httpx.Client(
+            base_url=f"{url.rstrip('/')}/api/v1", headers=headers, timeout=TIMEOUT_S, trust_env=False
+        )
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Any = None,
+        query: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """The answer's JSON. A refusal or an unreachable service ends the command with 1."""
+        wanted = {name: value for name, value in (query or {}).items() if value is not None}
+        try:
+            response = self._http.request(method, path, json=body, params=wanted, headers=dict(headers or {}))
+        except httpx.HTTPError as error:
+            refuse(f"{self._http.base_url.host}:{self._http.base_url.port} does not answer: {error}")
+        answer = _json(response)
+        if response.is_error:
+            refuse(describe(response.status_code, answer))
+        return answer
+
+
+def _json(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError:
+        return {"detail": response.text[:200]}
+
+
+def describe(status: int, problem: Any) -> str:
+    """A problem+json as lines for a person."""
+    if not isinstance(problem, dict):
+        return f"refused with {status}"
+    lines = [f"{problem.get('code', status)}: {problem.get('detail') or problem.get('title', '')}"]
+    lines += [f"  {fault['field']}: {fault['message']}" for fault in problem.get("errors", [])]
+    return "\n".join(lines)
+
+
+def refuse(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(1)
+
+
+def business_client() -> ApiClient:
+    """For a business's own calls; an admin token with TASKCENTER_BUSINESS does as well."""
+    if key := os.environ.get("TASKCENTER_API_KEY"):
+        return ApiClient(_url(), key)
+    if (token := os.environ.get("TASKCENTER_ADMIN_TOKEN")) and (code := os.environ.get("TASKCENTER_BUSINESS")):
+        return ApiClient(_url(), token, code)
+    typer.echo("set TASKCENTER_API_KEY, e.g. export TASKCENTER_API_KEY=tc_live_…", err=True)
+    raise typer.Exit(2)
+
+
+def admin_client() -> ApiClient:
+    if token := os.environ.get("TASKCENTER_ADMIN_TOKEN"):
+        return ApiClient(_url(), token)
+    typer.echo("set TASKCENTER_ADMIN_TOKEN: it was printed at the service's first start", err=True)
+    raise typer.Exit(2)
+
+
+def _url() -> str:
+    return os.environ.get("TASKCENTER_URL", DEFAULT_URL)
+
+
+def show(value: Any, as_json: bool, columns: Sequence[str] = ()) -> None:
+    """JSON for scripts; else a table of `columns` for a list, or name and value for one thing."""
+    if as_json:
+        typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+        return
+    console = Console()
+    if isinstance(value, list):
+        table = Table(*columns, box=None, pad_edge=False)
+        for item in value:
+            table.add_row(*(_cell(item.get(column)) for column in columns))
+    else:
+        table = Table("field", "value", box=None, pad_edge=False, show_header=False)
+        for name, item in value.items():
+            if name != "executions":
+                table.add_row(name, _cell(item))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

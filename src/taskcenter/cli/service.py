@@ -1,0 +1,106 @@
+"""`serve`, `migrate` and `up`: the commands that touch the database themselves."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, NoReturn, TypeVar
+
+import trio
+import typer
+
+from taskcenter import log
+from taskcenter.cli.quickstart import quickstart_settings, show_quickstart
+from taskcenter.config import Settings, load_settings
+from taskcenter.errors import ConfigError, SchemaMismatch, StoreUnavailable
+from taskcenter.runtime.node import Started, prepare_database, run_node
+from taskcenter.runtime.processes import follow_parent, is_worker, serve_processes
+from taskcenter.store import migrate as migrations
+from taskcenter.store.url import SqliteUrl, parse_database_url
+
+T = TypeVar("T")
+Config = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.", metavar="FILE")]
+REFUSED, USAGE, SCHEMA = 1, 2, 3
+
+
+def serve(
+    processes: Annotated[int, typer.Option(help="Processes that share the port and the database.", min=1, max=64)] = 1,
+    migrate: Annotated[bool, typer.Option("--migrate", help="Bring the schema of a MySQL database up first.")] = False,
+    config: Config = None,
+) -> None:
+    """API and scheduler, until SIGTERM."""
+    settings = prepare(config, migrate=migrate)
+    if processes > 1:
+        guarded(partial(_require_server, settings))
+        raise typer.Exit(serve_processes(["--config", str(config)] if config is not None else [], processes))
+    if is_worker():
+        follow_parent()
+    guarded(partial(trio.run, partial(run_node, settings, reuse_port=is_worker(), ready=_announce)))
+
+
+def _require_server(settings: Settings) -> None:
+    if isinstance(parse_database_url(settings.database_url.get_secret_value()), SqliteUrl):
+        raise ConfigError("TASKCENTER_DATABASE_URL: a SQLite file serves one process; use MySQL for --processes 2")
+
+
+async def _announce(started: Started) -> None:
+    if started.new_admin_token is not None:
+        typer.echo(f"admin token, shown this once: {started.new_admin_token}", err=True)
+
+
+def migrate(
+    to: Annotated[str, typer.Option(help="A revision, up or down; `base` is an empty database.")] = "head",
+    config: Config = None,
+) -> None:
+    """Bring the database's schema up (or down) to a revision."""
+    settings = guarded(partial(load_settings, config))
+    revision = guarded(partial(migrations.move, settings.database_url.get_secret_value(), to))
+    typer.echo(f"the schema is at {revision or 'base'}")
+
+
+def up(config: Config = None) -> None:
+    """What `make run` starts: the service on its embedded store, with a demo business, then the demo, then on serving.
+    """
+    settings = guarded(lambda: quickstart_settings(load_settings(config)))
+    log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning", settings.log_format)
+    guarded(partial(prepare_database, settings, migrate=True))
+    guarded(partial(trio.run, partial(run_node, settings, ready=show_quickstart)))
+
+
+def prepare(config: Path | None, *, migrate: bool) -> Settings:
+    """Settings read, logs set up, schema right."""
+    settings = guarded(partial(load_settings, config))
+    log.configure(settings.log_level, settings.log_format)
+    guarded(partial(prepare_database, settings, migrate=migrate))
+    return settings
+
+
+def guarded(work: Callable[[], T]) -> T:
+    """Run `work`; what is the operator's or the database's fault is one line and an exit status, not a traceback."""
+    try:
+        return work()
+    except (ConfigError, SchemaMismatch, StoreUnavailable) as error:
+        _end(error)
+    except BaseExceptionGroup as group:
+        known = _first_known(group)
+        if known is None:
+            raise
+        _end(known)
+
+
+def _first_known(error: BaseException) -> Exception | None:
+    if isinstance(error, ConfigError | SchemaMismatch | StoreUnavailable):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = [_first_known(each) for each in error.exceptions]
+        return found[0] if found and all(found) else None
+    return None
+
+
+def _end(error: Exception) -> NoReturn:
+    print(f"taskcenter: {error}", file=sys.stderr)
+    if isinstance(error, ConfigError):
+        raise typer.Exit(USAGE)
+    raise typer.Exit(SCHEMA if isinstance(error, SchemaMismatch) else REFUSED)

@@ -1,0 +1,196 @@
+"""Settings: CONTRACT.md §2. Environment variables, or a TOML file with the same names in lower case, without prefix.
+
+A wrong value ends the start with one line that names the setting, the fault and an example, never with a traceback.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import ipaddress
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from taskcenter.errors import ConfigError
+
+PREFIX: Final = "TASKCENTER_"
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Settings(BaseSettings):
+    """Everything an operator can set. Field descriptions are the documentation (`docs/settings.md` is made of them)."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True, validate_default=True)
+
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///taskcenter.db"),
+        description="Where tasks are kept: a SQLite file, or a MySQL 8.0+ / MariaDB 10.6+ database.",
+        examples=["mysql://taskcenter:password@db.example:3306/taskcenter?ssl-mode=verify-full&ssl-ca=/etc/ssl/db.pem"],
+    )
+    bind: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("127.0.0.1:8080",),
+        description="Addresses the API listens on, comma separated.",
+        examples=["0.0.0.0:8080,[::]:8080"],
+    )
+    tls_cert: Path | None = Field(None, description="PEM chain for the API over TLS.", examples=["/etc/tls/api.pem"])
+    tls_key: Path | None = Field(None, description="PEM key of `tls_cert`.", examples=["/etc/tls/api.key"])
+    admin_token: SecretStr | None = Field(
+        None,
+        description="Authority over businesses. Generated on the first start and printed once when absent.",
+        examples=["32 or more characters, e.g. from: openssl rand -hex 32"],
+    )
+    encryption_keys: SecretStr | None = Field(
+        None,
+        description="`id:base64(32 bytes)`, comma separated, newest first. Generated beside an embedded database.",
+        examples=["k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="],
+    )
+    jwt_secret: SecretStr | None = Field(
+        None, description="Signs the tokens we issue; derived from the encryption key when absent.", examples=["…32+"]
+    )
+    jwt_ttl: float = Field(3600, ge=1, le=86400, description="Life of an issued token, in s.", examples=["3600"])
+    jwt_jwks: Path | None = Field(None, description="JWKS file of an external issuer whose tokens are accepted.")
+    jwt_issuer: str | None = Field(None, description="The external issuer's `iss`.", examples=["https://id.example"])
+    jwt_audience: str = Field("taskcenter", description="The `aud` a token must name.")
+    jwt_business_claim: str = Field("taskcenter_business", description="The external token's claim with our code.")
+    allowed_callback_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="CIDRs exempt from the ban on private addresses.", examples=["127.0.0.0/8,10.20.0.0/16"]
+    )
+    denied_callback_networks: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (), description="Further CIDRs that are never called.", examples=["203.0.113.0/24"]
+    )
+    denied_callback_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Host patterns that are never called.", examples=["*.internal.example"]
+    )
+    allowed_callback_ports: Annotated[tuple[int, ...], NoDecode] = Field(
+        (), description="Ports callbacks may go to; all when empty.", examples=["80,443,8443"]
+    )
+    callback_ca: Path | None = Field(None, description="PEM bundle that callbacks over TLS trust beside the system's.")
+    retention_days: float = Field(90, gt=0, le=3650, description="Finished tasks, history and audit older are purged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
+    log_format: Literal["json", "console"] | None = Field(None, description="`console` on a terminal, else `json`.")
+    shutdown_grace: float = Field(20, ge=0, le=600, description="Time in-flight callbacks get at SIGTERM, in s.")
+    max_in_flight: int = Field(2000, ge=1, le=100_000, description="Callbacks on their way at once, per process.")
+    lease_ttl: float = Field(10, ge=3, le=300, description="Time after which a silent instance's shards move, in s.")
+    db_pool_size: int = Field(8, ge=1, le=256, description="Connections for the API, per process (MySQL).")
+    metrics_require_admin: bool = Field(False, description="Ask for the admin token at `/metrics`.")
+    max_body_bytes: int = Field(9 * 1024 * 1024, ge=1024, description="Largest request body, a batch included.")
+
+    @field_validator("bind", "denied_callback_hosts", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("allowed_callback_ports", mode="before")
+    @classmethod
+    def _ports(cls, value: Any) -> Any:
+        return tuple(int(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("bind")
+    @classmethod
+    def _addresses(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("names no address")
+        for address in value:
+            split_address(address)
+        return value
+
+    @field_validator("allowed_callback_networks", "denied_callback_networks", mode="before")
+    @classmethod
+    def _networks(cls, value: Any) -> Any:
+        parts = value.split(",") if isinstance(value, str) else value
+        return tuple(ipaddress.ip_network(part.strip() if isinstance(part, str) else part) for part in parts if part)
+
+    @field_validator("admin_token", "jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("is shorter than 16 characters")
+        return value
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _keys(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            parse_encryption_keys(value.get_secret_value())
+        return value
+
+    @model_validator(mode="after")
+    def _tls_pair(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key go together")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file, which arrives as init arguments."""
+        return env_settings, init_settings
+
+
+def load_settings(config: Path | None = None) -> Settings:
+    """Settings from the environment and the TOML file `config`. Raises `ConfigError` with one line."""
+    values: dict[str, Any] = {}
+    if config is not None:
+        try:
+            values = tomllib.loads(config.read_text("utf-8"))
+        except OSError as error:
+            raise ConfigError(f"--config {config}: cannot be read: {error.strerror}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"--config {config}: is not TOML: {error}") from None
+        if unknown := sorted(set(values) - set(Settings.model_fields)):
+            raise ConfigError(f'--config {config}: unknown setting {unknown[0]!r}, e.g. bind = "127.0.0.1:8080"')
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_first_fault(error)) from None
+
+
+def _first_fault(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    name = str(fault["loc"][0]) if fault["loc"] else ""
+    if not name:
+        return f"{PREFIX}TLS_CERT: {fault['msg'].removeprefix('Value error, ')}"
+    field = Settings.model_fields[name]
+    example = (field.examples or [field.default])[0]
+    return f"{PREFIX}{name.upper()}: {fault['msg'].removeprefix('Value error, ')}; e.g. {example}"
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """`host:port` or `[v6]:port` as a pair. Raises ValueError."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{address!r} is not host:port")
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
+        raise ValueError(f"{address!r}: an IPv6 address stands in brackets")
+    return host.strip("[]"), int(port)
+
+
+def parse_encryption_keys(text: str) -> tuple[tuple[str, bytes], ...]:
+    """`id:base64(32 bytes)` pairs, newest first. Raises ValueError that shows no key."""
+    keys = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        key_id, colon, encoded = part.partition(":")
+        if not colon or not key_id.isalnum() or len(key_id) > 16:
+            raise ValueError("a key is not id:base64, with an id of 1-16 letters and digits")
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            raise ValueError(f"key {key_id!r} is not base64") from None
+        if len(key) != 32:
+            raise ValueError(f"key {key_id!r} has {len(key)} bytes, not 32")
+        keys.append((key_id, key))
+    if not keys:
+        raise ValueError("names no key")
+    if len({key_id for key_id, _ in keys}) != len(keys):
+        raise ValueError("names one id twice")
+    return tuple(keys)

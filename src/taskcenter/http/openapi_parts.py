@@ -1,0 +1,224 @@
+"""The words and tables of the API's document that belong to no single route."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from taskcenter.http.problems import TITLES
+
+DESCRIPTION: Final = """\
+Tell Task Center what to call and when; it calls, retries by your list, and keeps the history.
+
+**Formats.** JSON in and out, UTF-8. Times are RFC 3339 in UTC with milliseconds (any offset on input). Durations are
+seconds as numbers; on input also "90s", "5m", "2h", "1d". Objects may get new members: ignore what you do not know.
+Input is read strictly: unknown fields, a name twice in an object, NaN, NUL and lone surrogates are refused.
+
+**Credentials.** `Authorization: Bearer <admin token | API key | JWT>` or `X-API-Key: <API key>`. An admin acts on a
+business's tasks with the header `X-TaskCenter-Business: <code>`.
+
+**Errors** are `application/problem+json` (RFC 9457) with a stable `code`, and `errors: [{field, message}]` for invalid
+input. On 429 and 503 `Retry-After` says after how many seconds to try again.
+
+**Repeating is safe.** The same `business_id` with an identical body answers 200 with the existing task and
+`Idempotent-Replayed: true`; with a different body 409. Whatever answered 503 can be sent again.
+
+**The callback.** `POST <callback_url>` with `{task_id, business_code, business_id, attempt, max_attempts, run,
+scheduled_at, payload}`, signed by Standard Webhooks (`webhook-id`, `webhook-timestamp`, `webhook-signature`). Any 2xx
+is success unless the JSON body says `{"action": "retry"}` or `{"action": "stop"}`; 410, 489 or `X-TaskCenter-Action:
+stop` stop; 429 or 503 with `Retry-After` defer without using up a retry; anything else is a failed attempt. Delivery is
+at least once: use `webhook-id` to recognise a repeat.
+"""
+
+TAGS: Final = {
+    "Tasks": "Create tasks, look at them, change and cancel them.",
+    "Businesses": "Who may create tasks, with which limits and credentials. Managed by the admin.",
+    "Health": "For probes, monitoring and operators.",
+}
+
+SECURITY: Final = {
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key, a JWT issued by `POST /businesses/{business_code}/tokens`, or the admin token.",
+    },
+    "apiKey": {"type": "apiKey", "in": "header", "name": "X-API-Key", "description": "An API key of a business."},
+    "adminToken": {"type": "http", "scheme": "bearer", "description": "The admin token."},
+}
+
+PROBLEM: Final[dict[str, Any]] = {
+    "type": "object",
+    "title": "Problem",
+    "description": "An error, RFC 9457.",
+    "required": ["type", "title", "status", "code"],
+    "properties": {
+        "type": {"type": "string", "description": "Where it is described.", "examples": ["/docs#problem-not_found"]},
+        "title": {"type": "string", "description": "The kind of problem, in words.", "examples": ["Nothing here"]},
+        "status": {"type": "integer", "description": "The HTTP status.", "examples": [404]},
+        "detail": {"type": "string", "description": "What is wrong with this request.", "examples": ["No such task."]},
+        "instance": {"type": "string", "description": "The path of the request.", "examples": ["/api/v1/tasks/x"]},
+        "code": {"type": "string", "description": "Stable, to switch on.", "examples": ["not_found"]},
+        "errors": {
+            "type": "array",
+            "description": "Of `invalid_request`: every fault of the input.",
+            "items": {
+                "type": "object",
+                "required": ["field", "message"],
+                "properties": {
+                    "field": {
+                        "type": "string",
+                        "description": "Dotted path as in the body; empty for the whole.",
+                        "examples": ["retry_intervals.0"],
+                    },
+                    "message": {
+                        "type": "string",
+                        "description": "The fault, and an example of what would do.",
+                        "examples": ["must be from 1 s to 7 d, e.g. [60, 300]"],
+                    },
+                },
+            },
+        },
+        "existing_task_id": {
+            "type": "string",
+            "description": "Of `business_id_conflict`: the task that has this `business_id`.",
+            "examples": ["01JA8Z3N4V7Q2M6K9T5R1X8C0B"],
+        },
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A header, of requests or of responses."""
+
+    name: str
+    description: str
+    example: str
+    schema: dict[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+    def as_parameter(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "in": "header",
+            "required": False,
+            "description": self.description,
+            "schema": self.schema,
+            "example": self.example,
+        }
+
+    def as_header(self) -> dict[str, Any]:
+        return {"description": self.description, "schema": self.schema, "example": self.example}
+
+
+HEADERS: Final = {
+    header.name: header
+    for header in (
+        Header(
+            "X-Request-Id",
+            "The request's id: the caller's own, if it is 1 to 128 of `A-Za-z0-9._-`, else a new one.",
+            "5f0c1a7e9b3d4c28",
+        ),
+        Header(
+            "X-TaskCenter-Business",
+            "For the admin only: the code of the business to act on.",
+            "orders",
+        ),
+        Header("If-Match", 'Change only this `version` of the task, e.g. `"3"`; else 409 `version_conflict`.', '"3"'),
+        Header("ETag", "The task's `version`, for `If-Match`.", '"3"'),
+        Header("Location", "Where the new task is.", "/api/v1/tasks/01JA8Z3N4V7Q2M6K9T5R1X8C0B"),
+        Header("Idempotent-Replayed", "`true`: nothing was created, the task existed with an identical body.", "true"),
+        Header("Retry-After", "Seconds after which to try again.", "2", {"type": "integer"}),
+        Header("Allow", "The methods this resource has.", "GET, PUT, DELETE"),
+        Header("WWW-Authenticate", "How to authenticate.", 'Bearer realm="taskcenter"'),
+    )
+}
+
+PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
+    name: {
+        "name": name,
+        "in": "path",
+        "required": True,
+        "description": description,
+        "schema": {"type": "string", **more},
+        "example": example,
+    }
+    for name, description, example, more in (
+        ("task_id", "The task's `id`.", "01JA8Z3N4V7Q2M6K9T5R1X8C0B", {"minLength": 1}),
+        (
+            "business_id",
+            "The caller's own name for the task, percent-encoded; a slash in it may stand as `/` or `%2F`.",
+            "order-42:reminder",
+            {"minLength": 1, "maxLength": 128},
+        ),
+        ("business_code", "The business's code.", "orders", {"minLength": 1, "maxLength": 64}),
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorDoc:
+    """An error status, for the document."""
+
+    description: str
+    example: dict[str, Any]
+    headers: tuple[str, ...] = ()
+
+
+def _error(status: int, code: str, description: str, detail: str, *headers: str, **members: Any) -> ErrorDoc:
+    example = {"type": f"/docs#problem-{code}", "title": TITLES[code], "status": status, "detail": detail, "code": code}
+    return ErrorDoc(description, {**example, **members}, headers)
+
+
+ERRORS: Final = {
+    400: _error(
+        400, "malformed_json", "The body is not JSON, or not as strict as RFC 7493 wants it (`malformed_json`).",
+        "The body is not JSON: Expecting value (line 1, column 1).",
+    ),
+    401: _error(
+        401, "unauthenticated", "No credential, or one that is not valid (`unauthenticated`).",
+        "Send a valid credential: Authorization: Bearer <token, JWT or API key>, or X-API-Key: <API key>.",
+        "WWW-Authenticate",
+    ),
+    403: _error(
+        403, "forbidden", "A valid credential that may not do this (`forbidden`).",
+        "This credential lacks the scope tasks:write.",
+    ),
+    404: _error(
+        404, "not_found", "No such thing, or it is another business's (`not_found`).", "No such task.",
+    ),
+    408: _error(
+        408, "request_timeout", "The body did not arrive in time (`request_timeout`).",
+        "The body did not arrive in time.",
+    ),
+    409: _error(
+        409, "business_id_conflict",
+        "The present state refuses: `business_id_conflict`, `version_conflict`, `task_finished`, `not_cancellable`, "
+        "`not_runnable`, `not_redeliverable`, `business_code_conflict`.",
+        "A task with this business_id exists, and its body was a different one.",
+        existing_task_id="01JA8Z3N4V7Q2M6K9T5R1X8C0B",
+    ),
+    413: _error(413, "payload_too_large", "The body is too large (`payload_too_large`).", "The body is too large."),
+    415: _error(
+        415, "unsupported_media_type", "The body is not `application/json` (`unsupported_media_type`).",
+        "Send the body as Content-Type: application/json, in UTF-8.",
+    ),
+    422: _error(
+        422, "invalid_request", "The input breaks a rule; `errors` names each fault (`invalid_request`).",
+        "1 fault in the input.",
+        errors=[{"field": "retry_intervals.0", "message": "must be from 1 s to 7 d, e.g. [60, 300]"}],
+    ),
+    429: _error(
+        429, "quota_exceeded", "A quota or a rate is used up (`quota_exceeded`, `rate_limited`).",
+        "10000 of 10000 tasks are active.", "Retry-After",
+    ),
+    500: _error(
+        500, "internal_error", "A fault of the service (`internal_error`).",
+        "The request could not be answered. Quote the X-Request-Id of this answer to the operator.",
+    ),
+    503: _error(
+        503, "store_unavailable",
+        "The store is out or the service is busy (`store_unavailable`, `commit_unknown`, `overloaded`). Repeating is "
+        "safe.",
+        "The store cannot be reached or does not answer. Nothing was changed; repeat the request.", "Retry-After",
+    ),
+}

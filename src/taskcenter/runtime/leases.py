@@ -1,0 +1,238 @@
+"""Leases on shards: which of the 256 shards this instance may send for, under which fencing term (RELIABILITY.md §2).
+
+Theory. One heartbeat row an instance, 256 shard rows `(shard, owner, term)`. The store's clock alone judges whether
+an instance lives. Taking a shard makes its term one greater; every claim is a statement that joins the shard row on
+the term, so an owner that has lost a shard without knowing it claims nothing. That is the fence. The local deadline
+is the courtesy before it: monotonic time before the heartbeat was sent, plus the TTL, less a margin; past it nothing
+is claimed or sent.
+
+Invariants. `term_of(shard)` is None unless this instance holds the shard and its own clock says that nobody can have
+taken it. A shard is announced (`gained`) only after what its former owner left running was recovered. A shard is
+given up only after it was withdrawn (`lost`), so nothing new starts for it here.
+
+Failure. A heartbeat that fails is repeated at the next beat; when the deadline passes sends stop by themselves, and
+go on with the first heartbeat that succeeds, for nobody took the shards meanwhile. A heartbeat that finds its row
+dead drops everything and begins anew under a new identity. An instance whose row stands still for longer than the TTL
+by our monotonic clock is declared dead even if the store's clock was set back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from taskcenter import log
+from taskcenter.errors import StoreUnavailable
+from taskcenter.metrics import Metrics
+from taskcenter.runtime.identity import surely_dead
+from taskcenter.store.interface import EngineStore, LeaseStore
+from taskcenter.store.records import Instance
+from taskcenter.task import SHARDS, TaskRef
+
+MARGIN_S: Final = 1.5
+STALL_MARGIN_S: Final = 2.0
+MOVED_AT_ONCE: Final = 32  # shards given up in one round of balancing
+RECOVER_PAGE: Final = 500
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseStatistics:
+    instance_id: str
+    owned: int
+    valid_for_s: float  # until the local deadline; negative when it has passed
+
+
+class LeaseKeeper:
+    """Owner of `_terms` and `_deadline`: this object's own task."""
+
+    def __init__(
+        self,
+        store: LeaseStore,
+        engine_store: EngineStore,
+        *,
+        new_id: Callable[[], str],
+        identity: str,
+        address: str | None,
+        ttl_s: float,
+        now_ms: Callable[[], int],
+        metrics: Metrics,
+        gained: Callable[[frozenset[int]], None],
+        lost: Callable[[frozenset[int]], Awaitable[None]],
+        recovered: Callable[[list[TaskRef]], None],
+    ) -> None:
+        self._store = store
+        self._engine_store = engine_store
+        self._new_id = new_id
+        self._identity = identity
+        self._address = address
+        self._ttl_s = ttl_s
+        self._now_ms = now_ms
+        self._metrics = metrics
+        self._gained = gained
+        self._lost = lost
+        self._recovered = recovered
+        self._terms: dict[int, int] = {}
+        self._deadline = -math.inf
+        self._last_seen: dict[str, tuple[int, float]] = {}  # instance → (seq, our time when it last moved)
+        self._log = log.get("leases")
+        self.instance_id = new_id()
+
+    # --- what others ask ----------------------------------------------------------------------------------------
+
+    def term_of(self, shard: int) -> int | None:
+        """The term under which we may send for `shard` now."""
+        if trio.current_time() >= self._deadline:
+            return None
+        return self._terms.get(shard)
+
+    def owns(self, shard: int) -> bool:
+        return shard in self._terms
+
+    @property
+    def shards(self) -> frozenset[int]:
+        return frozenset(self._terms)
+
+    @property
+    def valid(self) -> bool:
+        return trio.current_time() < self._deadline
+
+    def statistics(self) -> LeaseStatistics:
+        return LeaseStatistics(self.instance_id, len(self._terms), self._deadline - trio.current_time())
+
+    # --- the loop -----------------------------------------------------------------------------------------------
+
+    async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Register, then beat for ever. Reports started after the first round that reached the store."""
+        await self._register()
+        started = False
+        while True:
+            began = trio.current_time()
+            try:
+                await self._beat()
+                await self._reap()
+                await self._balance()
+                if not started:
+                    started = True
+                    task_status.started()
+            except StoreUnavailable as error:
+                self._log.warning("heartbeat failed", error=str(error), valid_for_s=self.statistics().valid_for_s)
+            self._metrics.shards_owned.set(len(self._terms))
+            await trio.sleep_until(began + self._ttl_s / 4)
+
+    async def retire(self) -> None:
+        """Give everything up at once: a clean end, so that the next owner need not wait."""
+        await self._lost(self.shards)
+        self._terms.clear()
+        self._deadline = -math.inf
+        await self._store.retire(self.instance_id)
+        self._metrics.shards_owned.set(0)
+
+    async def _register(self) -> None:
+        while True:
+            sent_at = trio.current_time()
+            try:
+                await self._store.register(
+                    self.instance_id, address=self._address, host_identity=self._identity, ttl_ms=self._ttl_ms
+                )
+            except StoreUnavailable as error:
+                self._log.warning("not registered", error=str(error))
+                await trio.sleep(0.5)
+                continue
+            self._deadline = sent_at + self._ttl_s - MARGIN_S
+            return
+
+    async def _beat(self) -> None:
+        sent_at = trio.current_time()
+        if await self._store.heartbeat(self.instance_id, ttl_ms=self._ttl_ms) is not None:
+            self._deadline = sent_at + self._ttl_s - MARGIN_S
+            return
+        self._log.error("declared dead by another instance", instance=self.instance_id)
+        shards = self.shards
+        self._terms.clear()
+        self._deadline = -math.inf
+        await self._lost(shards)
+        self.instance_id = self._new_id()
+        await self._register()
+
+    async def _reap(self) -> None:
+        """Declare dead whose lease ran out, whose process has ended on this machine, or whose row stands still."""
+        now = trio.current_time()
+        stalled = []
+        for instance in await self._store.instances():
+            if instance.dead or instance.id == self.instance_id:
+                continue
+            seq, moved_at = self._last_seen.get(instance.id, (-1, now))
+            if instance.seq != seq:
+                self._last_seen[instance.id] = (instance.seq, now)
+                moved_at = now
+            if now - moved_at > self._ttl_s + STALL_MARGIN_S or surely_dead(instance.host_identity):
+                stalled.append((instance.id, instance.seq))
+        for dead in await self._store.reap(stalled):
+            self._last_seen.pop(dead, None)
+            self._log.warning("instance declared dead", instance=dead)
+
+    async def _balance(self) -> None:
+        """Take up to my share of what is free or orphaned; give up a few when I hold more than it."""
+        instances = await self._store.instances()
+        leases = await self._store.shards()
+        if len(leases) < SHARDS:
+            self._metrics.alerts.labels("missing_shard_row").inc()
+            self._log.error("shard rows are missing", found=len(leases), needed=SHARDS)
+        alive = {instance.id for instance in instances if not instance.dead}
+        share = math.ceil(SHARDS / max(1, len(alive)))
+        await self._check(leases_of={lease.shard: (lease.owner, lease.term) for lease in leases})
+        free = [lease.shard for lease in leases if lease.owner not in alive]
+        orphaned = {lease.shard for lease in leases if lease.owner is not None and lease.owner not in alive}
+        room = share - len(self._terms)
+        if room > 0 and free:
+            await self._take(free[:room], orphaned)
+        elif room < 0 and self._others_want(instances, share):
+            await self._give(sorted(self._terms)[room:][:MOVED_AT_ONCE])
+
+    async def _check(self, leases_of: dict[int, tuple[str | None, int]]) -> None:
+        """Drop what the store says is not ours any more."""
+        gone = frozenset(
+            shard for shard, term in self._terms.items() if leases_of.get(shard) != (self.instance_id, term)
+        )
+        if gone:
+            self._forget(gone)
+            self._log.error("shards lost", shards=len(gone))
+            await self._lost(gone)
+
+    def _others_want(self, instances: list[Instance], share: int) -> bool:
+        return sum(not instance.dead for instance in instances) > 1 and len(self._terms) > share
+
+    async def _take(self, shards: list[int], orphaned: set[int]) -> None:
+        terms = await self._store.acquire(self.instance_id, shards)
+        if not terms:
+            return
+        taken_over = len(orphaned & terms.keys())
+        if taken_over:
+            self._metrics.lease_takeovers.inc(taken_over)
+        while refs := await self._engine_store.recover(terms, self._now_ms(), RECOVER_PAGE):
+            self._recovered(refs)
+        self._terms.update(terms)
+        self._log.info("shards taken", shards=len(terms), from_dead=taken_over)
+        self._gained(frozenset(terms))
+
+    async def _give(self, shards: list[int]) -> None:
+        terms = {shard: self._terms[shard] for shard in shards}
+        self._forget(frozenset(shards))
+        await self._lost(frozenset(shards))
+        await self._store.release(self.instance_id, terms)
+        self._log.info("shards released", shards=len(shards))
+
+    def _forget(self, shards: frozenset[int]) -> None:
+        for shard in shards:
+            del self._terms[shard]
+
+    @property
+    def _ttl_ms(self) -> int:
+        return int(self._ttl_s * 1000)
+
+    def __repr__(self) -> str:
+        return f"<LeaseKeeper {self.instance_id} owns {len(self._terms)}>"

@@ -1,0 +1,199 @@
+"""One process of the service, from start to end.
+
+Nurseries nest in shutdown order: store ⊃ engine ⊃ service's background work ⊃ API. SIGTERM or SIGINT begin the end:
+readiness turns 503, the API takes no new connections and finishes what it has, the engine starts nothing more and
+lets what is on its way end and be recorded, the shards are handed over, the store closes; exit 0. A second signal
+ends the process at once.
+
+The engine is a sibling of the API in our own nursery: if any part of it crashes, everything ends with status 1, and
+the supervisor outside (systemd, Kubernetes, `--processes`) starts a whole new process. There is no API without an
+engine behind it.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import signal
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from taskcenter import __version__, log, tracing
+from taskcenter.actors.egress import EgressPolicy
+from taskcenter.actors.resolver import NameService
+from taskcenter.actors.tls import TlsSettings
+from taskcenter.actors.transport import CallbackTransport
+from taskcenter.clock import Clock
+from taskcenter.config import Settings
+from taskcenter.http.app import build_app
+from taskcenter.http.limits import ServerMeter, ServerSettings
+from taskcenter.http.server import serve_api
+from taskcenter.ids import IdSource
+from taskcenter.metrics import Metrics
+from taskcenter.runtime.alerts import Alerts
+from taskcenter.runtime.engine import Engine, EngineParts
+from taskcenter.runtime.housekeeping import Housekeeping
+from taskcenter.runtime.identity import own_identity
+from taskcenter.runtime.keyring import load_keys
+from taskcenter.service.services import Services
+from taskcenter.store.migrate import check, require_current, up
+from taskcenter.store.records import Business
+from taskcenter.store.sql_store import SqlStore, open_store
+from taskcenter.store.url import SqliteUrl, parse_database_url
+from taskcenter.store.vault import Vault
+
+MAX_CONNECTIONS_PER_BUSINESS: Final = 1_000
+CLOSE_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What a caller may want to know of a running node."""
+
+    addresses: tuple[str, ...]
+    services: Services
+    new_admin_token: str | None  # on the very first start, to be shown once
+
+
+def prepare_database(settings: Settings, *, migrate: bool) -> None:
+    """Bring the schema up where that is ours to do. Raises `SchemaMismatch`, `ConfigError`, `StoreUnavailable`."""
+    url = settings.database_url.get_secret_value()
+    embedded = isinstance(parse_database_url(url), SqliteUrl)
+    if (embedded or migrate) and check(url) in ("empty", "older"):
+        up(url)
+    require_current(url)
+
+
+async def run_node(
+    settings: Settings, *, reuse_port: bool = False, ready: Callable[[Started], Awaitable[None]] | None = None
+) -> bool:
+    """Serve until a signal. `ready` runs beside the service once it listens. False: the grace ran out at the end."""
+    url = parse_database_url(settings.database_url.get_secret_value())
+    keys = load_keys(settings, url)
+    metrics = Metrics()
+    store = open_store(url, Vault(keys), pool_size=settings.db_pool_size, metrics=metrics)
+    try:
+        await store.open()
+        node = Node(settings, store, keys, metrics, reuse_port=reuse_port)
+        return await node.run(ready)
+    finally:
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
+            await store.aclose()
+
+
+class Node:
+    """The parts of one process, and their life."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: SqlStore,
+        keys: tuple[tuple[str, bytes], ...],
+        metrics: Metrics,
+        *,
+        reuse_port: bool,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._metrics = metrics
+        self._reuse_port = reuse_port
+        self._log = log.get("node")
+        self._clock = Clock()
+        self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # ids and jitter; secrets have their own source
+        self._ids = IdSource(self._rng)
+        self._alerts = Alerts(metrics)
+        self._tracer = tracing.configure(self._rng, __version__)
+        self._egress = EgressPolicy(
+            settings.allowed_callback_networks,
+            settings.denied_callback_networks,
+            settings.denied_callback_hosts,
+            settings.allowed_callback_ports,
+        )
+        self._names = NameService()
+        self._tls = TlsSettings(ca_file=settings.callback_ca)
+        self._engine = Engine(
+            EngineParts(
+                store=store,
+                clock=self._clock,
+                rng=self._rng,
+                ids=self._ids,
+                metrics=metrics,
+                tracer=self._tracer,
+                load_business=store.businesses.get_by_id,
+                new_client=self._new_client,
+                alert=self._alerts,
+                identity=own_identity(),
+                address=None,
+                lease_ttl_s=settings.lease_ttl,
+                max_in_flight=settings.max_in_flight,
+            )
+        )
+        self._services = Services.build(
+            store=store, settings=settings, keys=keys, clock=self._clock, ids=self._ids, metrics=metrics,
+            engine=self._engine, egress=self._egress, random_bytes=secrets.token_bytes,
+        )  # fmt: skip
+        self._housekeeping = Housekeeping(store, settings, self._clock, metrics, self._alerts)
+        self._shutdown = trio.Event()
+
+    async def run(self, ready: Callable[[Started], Awaitable[None]] | None) -> bool:
+        drained = True
+        async with trio.open_nursery() as whole:
+            whole.start_soon(self._await_signals)
+            await whole.start(self._engine.run)
+            new_token = await self._services.start_admin_token()
+            await whole.start(self._run_services)
+            whole.start_soon(self._housekeeping.run)
+            async with trio.open_nursery() as api:
+                addresses = await api.start(self._serve)
+                self._log.info("serving", addresses=addresses, version=__version__, instance=self._engine.instance_id)
+                if ready is not None:
+                    whole.start_soon(ready, Started(addresses, self._services, new_token))
+                await self._shutdown.wait()
+                drained = await self._engine.drain(self._settings.shutdown_grace)
+            await self._services.flush()
+            whole.cancel_scope.cancel()
+        self._tracer.close()
+        self._log.info("stopped", drained=drained)
+        return drained
+
+    async def _run_services(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        await self._services.run(task_status=task_status)
+
+    async def _serve(self, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
+        settings = self._settings
+        app = build_app(self._services, settings, self._metrics, self._clock)
+        meter = ServerMeter(lambda kind, _: self._metrics.http_faults.labels(kind).inc())
+        await serve_api(
+            app,
+            ServerSettings(
+                bind=settings.bind,
+                tls_cert=settings.tls_cert,
+                tls_key=settings.tls_key,
+                reuse_port=self._reuse_port,
+                grace_s=min(settings.shutdown_grace, 10.0),
+                max_body_bytes=settings.max_body_bytes,
+            ),
+            shutdown=self._shutdown,
+            meter=meter,
+            task_status=task_status,
+        )
+
+    def _new_client(self, business: Business) -> CallbackTransport:
+        connections = min(business.max_concurrent_tasks, MAX_CONNECTIONS_PER_BUSINESS)
+        return CallbackTransport(
+            policy=self._egress, resolver=self._names.for_business(), tls=self._tls, max_connections=connections
+        )
+
+    async def _await_signals(self) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for number in signals:
+                if self._shutdown.is_set():
+                    self._log.warning("second signal, ending at once", signal=signal.Signals(number).name)
+                    os._exit(1)
+                self._log.info("stopping", signal=signal.Signals(number).name)
+                self._services.health.drain()
+                self._shutdown.set()

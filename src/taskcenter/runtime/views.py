@@ -1,0 +1,47 @@
+"""A business's live state in words and numbers, read off its actor."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taskcenter.actors.breaker import Breaker, BreakerState
+from taskcenter.actors.business import BusinessActor
+from taskcenter.service.engine_port import BusinessView, WaitView
+
+_SEVERITY: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
+
+
+def business_view(actor: BusinessActor, now_ms: int) -> BusinessView:
+    worst = _worst(actor)
+    return BusinessView(
+        in_flight=len(actor.in_flight),
+        ready=len(actor.ready),
+        mailbox_depth=len(actor.mailbox),
+        restarts=actor.restarts,
+        degraded=actor.degraded,
+        breaker_state=BreakerState.CLOSED.value if worst is None else worst.state.value,
+        breaker_since=None if worst is None else worst.since,
+        breaker_cause=None if worst is None else worst.cause,
+        next_probe_at=None if worst is None else worst.next_probe_at,
+        rate_limit_used=actor.limiter.used(now_ms),
+    )
+
+
+def _worst(actor: BusinessActor) -> Breaker | None:
+    """The breaker in the worst state over the business's destination hosts."""
+    return max(actor.breakers.values(), key=lambda breaker: _SEVERITY[breaker.state], default=None)
+
+
+def wait_view(actor: BusinessActor, task_id: str) -> WaitView | None:
+    """None: this actor does not hold the task."""
+    attempt = actor.in_flight.get(task_id)
+    if attempt is not None:
+        detail = "an attempt is on its way" if attempt.sent else "its attempt is being claimed"
+        return WaitView("in_flight", None, attempt.start_at, detail)
+    ref = actor.ready.get(task_id)
+    if ref is None:
+        return None
+    hold = actor.hold_for(ref)
+    if hold is None:
+        return WaitView("time", actor.ready.position(task_id), ref.due_at, "starts at its due time")
+    return WaitView(hold.reason, actor.ready.position(task_id), hold.until, hold.detail)

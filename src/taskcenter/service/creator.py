@@ -1,0 +1,137 @@
+"""The group committer of creates: what arrives together, or while a commit is running, is one transaction.
+
+Theory. A durable commit costs the same for one row as for two hundred. One task of ours takes what has gathered, at
+most 256 creates, and hands it to the store as one transaction; while that runs the next group gathers. When the last
+group held more than one create, the next waits 2 ms for company; a lone client waits for nothing but its own commit.
+
+Invariants. A create is in one group at a time. A handler is answered after the commit of its group, never before. At
+most `MAX_WAITING` creates wait; one more is refused (`Overloaded`). A handler that goes away leaves its create in the
+group: it may be committed, and the client that repeats it is told so.
+
+On failure. `StoreUnavailable`: all of the group are refused. `CommitUnknown`: the same rows, with the same ids, are
+sent once more; rows with these very ids that are there already count as created. Any other error is
+a bug or a poisoned row: the group is then committed one by one, so that only the culprit fails.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+
+from taskcenter import log
+from taskcenter.clock import Clock
+from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
+from taskcenter.metrics import Metrics
+from taskcenter.service.shielded import Slot
+from taskcenter.store.interface import TaskStore
+from taskcenter.store.records import CreateResult, NewAuditEntry, NewTask
+
+MAX_GROUP: Final = 256
+MAX_WAITING: Final = 4096
+GATHER_S: Final = 0.002
+
+_log = log.get("creator")
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """One create as the store takes it."""
+
+    task: NewTask
+    max_active: int
+    audit: NewAuditEntry | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    create: Create
+    slot: Slot[CreateResult] = field(default_factory=Slot)
+
+
+class Creator:
+    """Owns the queue of creates. `create` is called by handlers; `run` is the one task that commits."""
+
+    def __init__(self, store: TaskStore, clock: Clock, metrics: Metrics) -> None:
+        self._store = store
+        self._clock = clock
+        self._group_size = metrics.commit_batch_size.labels("create")
+        self._duration = metrics.commit_duration.labels("create")
+        self._queue: deque[_Waiting] = deque()
+        self._wake = trio.Event()
+        self._closing = False
+
+    async def create(self, create: Create) -> CreateResult:
+        """What became of it, once that is durable. Raises `Overloaded` and `StoreUnavailable`."""
+        if self._closing:
+            raise Overloaded("the service is stopping")
+        if len(self._queue) >= MAX_WAITING:
+            raise Overloaded("too many creates are waiting for the store")
+        waiting = _Waiting(create)
+        self._queue.append(waiting)
+        self._wake.set()
+        return await waiting.slot.result()
+
+    async def create_many(self, creates: Sequence[Create]) -> list[CreateResult]:
+        """All of `creates` in one transaction of their own. Raises `StoreUnavailable`."""
+        now = self._clock.now_ms()
+        tasks = [create.task for create in creates]
+        limits = {create.task.business_id: create.max_active for create in creates}
+        audit = [create.audit for create in creates]
+        self._group_size.observe(len(tasks))
+        with self._duration.time():
+            try:
+                return await self._store.create(tasks, limits, audit, now)
+            except CommitUnknown:
+                return await self._store.create(tasks, limits, audit, now)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until `close`, and then until nothing waits. Cancelled: who waits is told that the outcome is unknown."""
+        task_status.started()
+        group: list[_Waiting] = []
+        try:
+            while self._queue or not self._closing:
+                await self._something()
+                if len(group) > 1 and len(self._queue) < MAX_GROUP:
+                    await trio.sleep(GATHER_S)
+                group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
+                await self._commit(group)
+        finally:
+            self._closing = True
+            for waiting in (*group, *self._queue):
+                if not waiting.slot.filled:
+                    waiting.slot.fail(CommitUnknown("the service was stopped; the request can be repeated"))
+
+    def close(self) -> None:
+        self._closing = True
+        self._wake.set()
+
+    async def _something(self) -> None:
+        while not self._queue and not self._closing:
+            self._wake = trio.Event()
+            await self._wake.wait()
+
+    async def _commit(self, group: Sequence[_Waiting]) -> None:
+        if not group:
+            return
+        try:
+            results = await self.create_many([waiting.create for waiting in group])
+        except StoreUnavailable as error:
+            for waiting in group:
+                waiting.slot.fail(type(error)(str(error)))
+        except Exception as error:  # noqa: BLE001 - raised again by the one handler whose create it is
+            if len(group) == 1:
+                group[0].slot.fail(error)
+                return
+            _log.exception("a group of creates failed; committing one by one", size=len(group))
+            for waiting in group:
+                await self._commit([waiting])
+        else:
+            for waiting, result in zip(group, results, strict=True):
+                waiting.slot.fill(result)
+
+    def __repr__(self) -> str:
+        return f"<Creator {len(self._queue)} waiting{', closing' if self._closing else ''}>"

@@ -1,0 +1,68 @@
+"""What the service asks of the engine, as one small Protocol; `runtime` hands the real one in.
+
+All calls are sync, best effort and cheap: the row is the truth, the sweep finds what a lost call did not tell. An
+instance that does not own the shard forwards the hint to the owner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from taskcenter.store.records import Business
+from taskcenter.task import TaskRef
+
+
+@dataclass(frozen=True, slots=True)
+class WaitView:
+    """Why a task that is due here has not been sent: known only to the owner of its shard."""
+
+    reason: str  # time | rate_limit | breaker | concurrency | paused | in_flight | owner
+    position: int | None  # in the business's ready queue, from 0
+    expected_start_at: int | None  # ms
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class BusinessView:
+    """A business's live state on its owner."""
+
+    in_flight: int
+    ready: int  # due, held back
+    mailbox_depth: int
+    restarts: int
+    degraded: bool
+    breaker_state: str  # closed | open | half_open
+    breaker_since: int | None
+    breaker_cause: str | None
+    next_probe_at: int | None
+    rate_limit_used: int  # callbacks started in the last 60 s
+
+
+class Engine(Protocol):
+    @property
+    def instance_id(self) -> str: ...
+
+    def offer(self, ref: TaskRef) -> None:
+        """A task was created, changed or is due now."""
+
+    def withdraw(self, task_id: str, business_id: int) -> bool:
+        """A task was cancelled. True: an attempt was held here, had not been sent and never will be."""
+
+    def owns(self, shard: int) -> bool: ...
+
+    def business_changed(self, business: Business) -> None: ...
+
+    def business_view(self, business_id: int) -> BusinessView | None:
+        """None: not running here."""
+
+    def wait_view(self, business_id: int, task_id: str) -> WaitView | None: ...
+
+    def overloaded(self) -> str | None:
+        """Why creates should be shed now (event loop lag, store queue), or None."""
+
+    def statistics(self) -> dict[str, Any]:
+        """For GET /stats: shards, wheel, committer, transport, actors, restarts."""
+
+    def health(self) -> dict[str, str]:
+        """check → ok | degraded: … | unavailable: …"""

@@ -1,0 +1,71 @@
+"""Is the service well: the store's answer to a ping, and what the engine says of its parts.
+
+Asked by anyone and often, so the ping is bounded and its answer kept for a second: probes must not load a store that is
+unwell already. A check's value is `ok`, `degraded: <why>` or `unavailable: <why>`; the worst is the status.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from taskcenter.errors import StoreUnavailable
+from taskcenter.service.engine_port import Engine
+from taskcenter.store.interface import MaintenanceStore
+
+PING_TIMEOUT_S: Final = 1.0
+PING_KEPT_S: Final = 1.0
+_ORDER: Final = ("ok", "degraded", "unavailable")
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    status: str  # ok | degraded | unavailable
+    checks: dict[str, str]
+
+
+class HealthService:
+    """One per process."""
+
+    def __init__(self, engine: Engine, store: MaintenanceStore) -> None:
+        self._engine = engine
+        self._store = store
+        self._pinging = trio.Lock()
+        self._pinged_at = -PING_KEPT_S
+        self._ping = "ok"
+        self._draining = False
+
+    def drain(self) -> None:
+        """From now on not ready: the process is about to end."""
+        self._draining = True
+
+    async def check(self) -> Health:
+        """Everything; `unavailable` means: send no traffic here."""
+        checks = {"store": await self._store_check(), **self._engine.health()}
+        if self._draining:
+            checks["serving"] = "unavailable: draining"
+        words = {value.partition(":")[0] for value in checks.values()}
+        return Health(max(words, key=_rank), checks)
+
+    async def _store_check(self) -> str:
+        async with self._pinging:
+            if trio.current_time() - self._pinged_at >= PING_KEPT_S:
+                self._ping = await self._ask()
+                self._pinged_at = trio.current_time()
+        return self._ping
+
+    async def _ask(self) -> str:
+        try:
+            with trio.fail_after(PING_TIMEOUT_S):
+                await self._store.ping()
+        except trio.TooSlowError:
+            return "unavailable: no answer in time"
+        except StoreUnavailable:
+            return "unavailable: not reached"
+        return "ok"
+
+
+def _rank(word: str) -> int:
+    return _ORDER.index(word) if word in _ORDER else 1

@@ -1,0 +1,109 @@
+"""Writes that outlive the client who asked for them.
+
+A client that disconnects cancels its handler at any await (quart-trio). A store write that is cancelled half-way is at
+best an unknown commit, and what has to follow it (the nudge to the engine, the withdrawal of a cancelled task) would
+not happen. So every write runs in a nursery of the service's own and the handler waits for its result beside it: when
+the handler goes, the write goes on to its end.
+
+Invariants. At most `most` writes are under way; one more is refused (`Overloaded`), so a stalled store fills no memory.
+A handler waits at most `WAIT_S`, then it is told that the outcome is unknown; every write is safe to repeat.
+
+On failure. An error belongs to the waiting handler; nobody waiting, it is logged. Shutdown: `close` refuses new writes
+and `run` returns when those under way have ended; cancelling `run` ends them, and their handlers are told "unknown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Generic, TypeVar
+
+import trio
+
+from taskcenter import log
+from taskcenter.errors import CommitUnknown, Overloaded
+
+WAIT_S: Final = 5.0
+
+Result = TypeVar("Result")
+_log = log.get("writes")
+
+
+class Slot(Generic[Result]):
+    """Where a result or an error is left for whoever waits. Filled once, by the one who works."""
+
+    def __init__(self) -> None:
+        self._done = trio.Event()
+        self._value: list[Result] = []
+        self._error: BaseException | None = None
+        self.awaited = True  # false when the waiter has gone; changed by the waiter
+
+    def fill(self, value: Result) -> None:
+        self._value.append(value)
+        self._done.set()
+
+    def fail(self, error: BaseException) -> None:
+        self._error = error
+        self._done.set()
+
+    @property
+    def filled(self) -> bool:
+        return self._done.is_set()
+
+    async def result(self, wait_s: float = WAIT_S) -> Result:
+        """Raises what the work raised, or `CommitUnknown` when it takes longer than `wait_s`."""
+        try:
+            with trio.move_on_after(wait_s):
+                await self._done.wait()
+        finally:
+            self.awaited = False
+        if self._error is not None:
+            raise self._error
+        if not self._value:
+            raise CommitUnknown("the store did not answer in time; the request can be repeated")
+        return self._value[0]
+
+
+class Writes:
+    """The nursery of writes under way; one per process, run beside the server."""
+
+    def __init__(self, most: int = 512) -> None:
+        self._most = most
+        self._nursery: trio.Nursery | None = None
+        self._closing = trio.Event()
+        self._under_way = 0
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until `close`, and then until the last write has ended."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await self._closing.wait()
+
+    def close(self) -> None:
+        self._closing.set()
+
+    async def call(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """The result of `work`, which runs to its end whether or not the caller stays. Raises what it raises."""
+        if self._nursery is None or self._closing.is_set():
+            raise Overloaded("the service is stopping")
+        if self._under_way >= self._most:
+            raise Overloaded("too many writes are waiting for the store")
+        slot: Slot[Result] = Slot()
+        self._under_way += 1
+        self._nursery.start_soon(self._do, work, slot)
+        return await slot.result()
+
+    async def _do(self, work: Callable[[], Awaitable[Result]], slot: Slot[Result]) -> None:
+        try:
+            slot.fill(await work())
+        except Exception as error:  # noqa: BLE001 - it is the waiting handler's, who raises it again
+            if not slot.awaited:
+                _log.error("a write failed after its client had gone", exc_info=error)
+            slot.fail(error)
+        finally:
+            self._under_way -= 1
+            if not slot.filled:
+                slot.fail(CommitUnknown("the service was stopped; the request can be repeated"))
+
+    def __repr__(self) -> str:
+        return f"<Writes {self._under_way} of {self._most} under way>"

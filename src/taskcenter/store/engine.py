@@ -1,0 +1,213 @@
+"""What the engine asks of the store (`interface.EngineStore`): due references, claims, outcomes, recovery.
+
+**Claim.** One transaction: share-lock the shards' rows and compare their terms with the batch's, so that no shard can
+change hands before it is over and a stale owner claims nothing; lock the tasks; write `running` for those that still
+wait at the version asked for. Each claim is answered once: a second request for the same version gets nothing, so one
+instance cannot send twice. The exception is a claim whose COMMIT was never answered: its tasks are remembered here, and
+the repeated request, which finds them running at exactly the version and term that claim would have left, gets them.
+If this process dies instead, they are recovered like all that was running under its terms.
+
+**Outcomes and recovery**: see `outcomes` and `recovery`. Claims and outcomes have a connection each, so that neither
+waits for the other or for the API's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Final
+
+from taskcenter import log
+from taskcenter.store import outcomes, recovery
+from taskcenter.store.changes import exactly
+from taskcenter.store.connection import Connection, Database, Param, Row
+from taskcenter.store.fence import held
+from taskcenter.store.records import (
+    ClaimRequest,
+    ExecutionStatus,
+    FinishOf,
+    Outcome,
+    Recorded,
+    SendPoint,
+    Settlement,
+    Task,
+)
+from taskcenter.store.rows import EXECUTION_STATUSES, open_task, ref_of, to_json
+from taskcenter.store.statements import engine as sql
+from taskcenter.store.statements.text import fetch_in, in_list
+from taskcenter.store.vault import Unsealable, Vault
+from taskcenter.task import SHARDS, WAITING, Status, TaskRef
+
+MOST_UNANSWERED: Final = 10_000
+_log = log.get("store")
+
+
+class SqlEngineStore:
+    """See `interface.EngineStore`."""
+
+    def __init__(self, database: Database, vault: Vault) -> None:
+        self._database = self._claims = self._outcomes = database
+        self._vault = vault
+        # Claims whose COMMIT was not answered, by task: changed by `claim` only.
+        self._unanswered: dict[str, ClaimRequest] = {}
+
+    def use_lanes(self, claims: Database, outcomes: Database) -> None:
+        """From now on claims and outcomes go over these."""
+        self._claims, self._outcomes = claims, outcomes
+
+    # --- due -------------------------------------------------------------------------------------------------------
+
+    async def due_refs(
+        self, shards: frozenset[int] | None, due_from_ms: int, due_to_ms: int, after: tuple[int, str] | None, limit: int
+    ) -> list[TaskRef]:
+        if shards is not None and not shards:
+            return []
+        some = None if shards is None or len(shards) == SHARDS else sorted(shards)
+        dialect = self._database.dialect
+        params: list[Param] = [due_from_ms, due_to_ms]
+        if after is None:
+            text = sql.DUE if some is None else sql.DUE_IN
+        else:
+            text = (sql.DUE_AFTER if some is None else sql.DUE_IN_AFTER).on(dialect)
+            params = _after(after, due_from_ms, due_to_ms)
+        padded: Sequence[Param] = ()
+        if some is not None:
+            text, padded = in_list(text, some)
+        return await self._refs(text, [*params, *padded, limit])
+
+    async def due_refs_of(
+        self, business_id: int, due_to_ms: int, after: tuple[int, str] | None, limit: int
+    ) -> list[TaskRef]:
+        if after is None:
+            return await self._refs(sql.DUE_OF, [business_id, 0, due_to_ms, limit])
+        text = sql.DUE_OF_AFTER.on(self._database.dialect)
+        return await self._refs(text, [business_id, *_after(after, 0, due_to_ms), limit])
+
+    async def _refs(self, text: str, params: Sequence[Param]) -> list[TaskRef]:
+        async def work(connection: Connection) -> list[Row]:
+            return await connection.fetch(text, params)
+
+        return [ref_of(row) for row in await self._database.read(work)]
+
+    # --- claims ----------------------------------------------------------------------------------------------------
+
+    async def claim(self, requests: Sequence[ClaimRequest], now: int) -> list[Task]:
+        if not requests:
+            return []
+        asked: dict[str, ClaimRequest] = {}
+        for request in requests:
+            former = asked.get(request.task_id)
+            if former is None or former.version < request.version:
+                asked[request.task_id] = request
+        began: list[ClaimRequest] = []  # what the latest run of the transaction has claimed
+        answered = False
+        try:
+            tasks = await self._claims.write(partial(self._claim, asked=asked, now=now, began=began))
+            answered = True
+        finally:  # cancelled counts as unanswered too
+            if not answered and len(self._unanswered) < MOST_UNANSWERED:
+                self._unanswered.update((request.task_id, request) for request in began)
+        for task_id in asked:
+            self._unanswered.pop(task_id, None)
+        return tasks
+
+    async def _claim(
+        self, connection: Connection, asked: Mapping[str, ClaimRequest], now: int, began: list[ClaimRequest]
+    ) -> list[Task]:
+        began.clear()
+        fenced = await held(connection, {request.shard for request in asked.values()})
+        wanted = sorted(id_ for id_, request in asked.items() if fenced.get(request.shard) == request.term)
+        waiting: list[Task] = []
+        ours: list[Task] = []
+        for row in await fetch_in(connection, sql.LOCK.on(connection.dialect), wanted):
+            task = self._opened(row)
+            if task is None or task.shard != asked[task.id].shard:
+                continue
+            request = asked[task.id]
+            if task.status in WAITING and task.version == request.version:
+                waiting.append(task)
+            elif self._unanswered.get(task.id) == request and _left_by(request, task):
+                ours.append(task)
+        claimed = [_claimed(task, asked[task.id].term, now) for task in waiting]
+        if claimed:
+            doc = to_json([
+                {"id": old.id, "version": old.version, "term": new.term, "due": new.scheduled_at, "at": now}
+                for old, new in zip(waiting, claimed, strict=True)
+            ])  # fmt: skip
+            exactly(await connection.execute(sql.CLAIM.on(connection.dialect), (doc,)), len(claimed))
+        began.extend(asked[task.id] for task in (*claimed, *ours))
+        return claimed + ours
+
+    def _opened(self, row: Row) -> Task | None:
+        """The task, or None when its payload cannot be opened: that one stays where it is, the others go on."""
+        try:
+            return open_task(row, self._vault)
+        except Unsealable as error:
+            _log.error("a task cannot be claimed", task_id=row[0], business_id=row[1], fault=str(error))
+            return None
+
+    # --- outcomes and recovery -------------------------------------------------------------------------------------
+
+    async def record(self, outcomes_: Sequence[Outcome], now: int) -> list[Recorded]:
+        if not outcomes_:
+            return []
+        return await self._outcomes.write(
+            partial(outcomes.record, vault=self._vault, outcomes=outcomes_, now=now)
+        )
+
+    async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Recorded]:
+        if not settlements:
+            return []
+        return await self._outcomes.write(
+            partial(outcomes.settle, vault=self._vault, settlements=settlements, now=now)
+        )
+
+    async def recover(
+        self, terms: Mapping[int, int], now: int, limit: int, *, finish: FinishOf | None = None
+    ) -> list[TaskRef]:
+        """Pages whose tasks were all given up do not count as the end: see `recovery`."""
+        if not terms:
+            return []
+        due: list[TaskRef] = []
+        while True:
+            wanted = limit - len(due)
+            page = await self._database.write(
+                partial(recovery.recover, vault=self._vault, terms=terms, now=now, limit=wanted, finish=finish)
+            )
+            due += page.due
+            if page.seen < wanted or len(due) >= limit:
+                return due
+
+    async def recent_sends(self, business_id: int, since: int, limit: int) -> list[SendPoint]:
+        async def work(connection: Connection) -> tuple[list[Row], list[Row]]:
+            sent = await connection.fetch(sql.RECENT, (business_id, since, limit))
+            return sent, await connection.fetch(sql.ON_THEIR_WAY, (business_id, limit))
+
+        sent, running = await self._database.read(work)
+        points = [SendPoint(at, EXECUTION_STATUSES[status], host, answer) for at, status, host, answer in sent]
+        points += [
+            SendPoint(max(scheduled_at, updated_at), ExecutionStatus.INTERRUPTED, host, None)
+            for scheduled_at, updated_at, host in running
+            if max(scheduled_at, updated_at) >= since
+        ]
+        return sorted(points, key=lambda point: point.started_at)[-limit:]
+
+
+def _after(after: tuple[int, str], due_from: int, due_to: int) -> list[Param]:
+    due, task_id = after if after[0] >= due_from else (due_from, "")
+    return [due, task_id, due, due_to]
+
+
+def _claimed(task: Task, term: int, now: int) -> Task:
+    """A waiting task after its claim. Pure."""
+    assert task.next_execute_at is not None, "a waiting task has a due time"
+    return replace(
+        task, status=Status.RUNNING, sends=task.sends + 1, term=term, scheduled_at=task.next_execute_at,
+        next_execute_at=None, version=task.version + 1, updated_at=now,
+    )  # fmt: skip
+
+
+def _left_by(request: ClaimRequest, task: Task) -> bool:
+    """Whether the row is just as this claim leaves it."""
+    return task.status is Status.RUNNING and task.version == request.version + 1 and task.term == request.term

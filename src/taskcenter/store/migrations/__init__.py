@@ -1,0 +1,1 @@
+"""The schema's steps, for Alembic; `taskcenter.store.migrate` runs them."""

@@ -1,0 +1,435 @@
+"""The values that go into the store and come out of it. Times are ms since 1970 UTC, durations say their unit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final
+
+from taskcenter.task import FinishReason, Status, TaskRef
+
+JsonObject = Mapping[str, Any]
+
+
+class BusinessStatus(StrEnum):
+    ACTIVE = "active"
+    PAUSED = "paused"  # creates are accepted, no callback starts
+    DISABLED = "disabled"  # credentials are refused, no callback starts
+
+
+@dataclass(frozen=True, slots=True)
+class Business:
+    id: int
+    code: str
+    name: str
+    shard: int
+    status: BusinessStatus
+    rate_limit: int  # callbacks in any 60 s
+    max_concurrent_tasks: int  # callbacks on their way at once
+    max_active_tasks: int
+    default_timeout_ms: int
+    breaker: JsonObject  # CONTRACT.md §3, `breaker`
+    version: int
+    created_at: int
+    updated_at: int
+    last_access_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """An API key as it is kept: by its public id, with a keyed hash of the secret part."""
+
+    key_id: str
+    business_id: int
+    secret_hash: bytes = field(repr=False)
+    created_at: int
+    expires_at: int
+    revoked_at: int | None = None
+    last_used_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SigningSecret:
+    """A business's `whsec_…`; sealed at rest. The newest signs first, those in grace sign beside it."""
+
+    id: str
+    business_id: int
+    secret: str = field(repr=False)
+    created_at: int
+    expires_at: int | None  # end of grace; None for the current one
+
+
+class TaskKind(StrEnum):
+    CALLBACK = "callback"
+    FINISH = "finish"  # the one call of a task's finish_url; hidden from lists, quotas and counts
+
+
+@dataclass(frozen=True, slots=True)
+class NewTask:
+    id: str
+    business_id: int
+    business_code: str
+    shard: int
+    business_unique_id: str  # the API's `business_id`
+    request_hash: bytes  # 32 bytes over the canonical body: tells a replay from a conflict
+    callback_url: str
+    callback_host: str
+    callback_method: str
+    headers: Mapping[str, str] = field(repr=False)
+    payload: bytes = field(repr=False)  # JSON text
+    retry_intervals_ms: tuple[int, ...]
+    timeout_ms: int
+    due_at: int
+    created_at: int
+    schedule: JsonObject | None = None
+    deadline_at: int | None = None
+    finish_url: str | None = None
+    tags: tuple[str, ...] = ()
+    flow_key: str | None = None
+    flow_limit: JsonObject | None = None
+    kind: TaskKind = TaskKind.CALLBACK
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A row of `tasks`, opened."""
+
+    id: str
+    business_id: int
+    business_code: str
+    shard: int
+    business_unique_id: str
+    callback_url: str
+    callback_host: str
+    callback_method: str
+    headers: Mapping[str, str] = field(repr=False)
+    payload: bytes = field(repr=False)
+    retry_intervals_ms: tuple[int, ...]
+    timeout_ms: int
+    schedule: JsonObject | None
+    deadline_at: int | None
+    finish_url: str | None
+    tags: tuple[str, ...]
+    flow_key: str | None
+    flow_limit: JsonObject | None
+    kind: TaskKind
+    status: Status
+    finish_reason: FinishReason | None
+    current_retry: int  # failed attempts of this run; the attempt to be sent is current_retry + 1
+    deferrals: int  # of this run
+    interruptions: int  # owners lost in a row while this attempt was on its way
+    run: int  # from 1
+    runs_done: int  # finished runs of a schedule
+    sends: int  # claims in its whole life; numbers the executions
+    term: int  # fencing term of the last claim
+    scheduled_at: int  # due time of the present or last attempt
+    anchor_at: int  # first due time of the present schedule or series: `every` counts from it
+    next_execute_at: int | None  # None unless pending or retrying
+    version: int
+    last_error: str | None
+    created_at: int
+    updated_at: int
+    finished_at: int | None
+
+    @property
+    def max_retries(self) -> int:
+        return len(self.retry_intervals_ms)
+
+    @property
+    def ref(self) -> TaskRef | None:
+        """What the engine needs while it waits; None when it does not."""
+        if self.next_execute_at is None:
+            return None
+        return TaskRef(
+            self.id,
+            self.business_id,
+            self.shard,
+            self.next_execute_at,
+            self.version,
+            self.callback_host,
+            self.deadline_at,
+            self.flow_key,
+        )
+
+
+class ExecutionStatus(StrEnum):
+    SUCCESS = "success"
+    RETRY = "retry"
+    DEFERRED = "deferred"
+    STOP = "stop"
+    TIMEOUT = "timeout"
+    CONNECTION_ERROR = "connection_error"
+    HTTP_ERROR = "http_error"
+    BLOCKED = "blocked"
+    INVALID_RESPONSE = "invalid_response"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One attempt that was sent, or may have been. `(task_id, number)` is its key, so recording twice is harmless."""
+
+    task_id: str
+    business_id: int
+    number: int  # the task's `sends` at the claim
+    run: int
+    attempt: int
+    term: int
+    scheduled_at: int
+    started_at: int
+    duration_ms: float
+    lateness_ms: float
+    status: ExecutionStatus
+    response_status: int | None = None
+    response_headers: Mapping[str, str] = field(default_factory=dict)
+    response_body: bytes | None = field(default=None, repr=False)  # first 4 KiB
+    error_message: str | None = None
+    request_headers: Mapping[str, str] = field(default_factory=dict)  # secrets masked
+    wait_reason: str | None = None  # what policy held it back longest: rate_limit, breaker, concurrency, paused
+
+    @property
+    def id(self) -> str:
+        return f"{self.task_id}-{self.number}"
+
+
+# --- engine: claims and outcomes ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    task_id: str
+    version: int
+    shard: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where an outcome takes the task. Waiting states name `next_execute_at`, terminal ones `finish_reason`."""
+
+    status: Status
+    current_retry: int
+    deferrals: int
+    run: int
+    runs_done: int
+    next_execute_at: int | None = None
+    finish_reason: FinishReason | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a sent attempt: recorded by compare-and-set on (running, term, sends, version)."""
+
+    task_id: str
+    business_id: int
+    version: int  # of the claim
+    term: int
+    sends: int
+    execution: Execution | None  # None: claimed, but nothing was sent (deadline passed, run skipped, handed back)
+    move: Move
+    finish: NewTask | None = None  # the finish_url's own task, born in the same transaction
+    audit: NewAuditEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A move of a task that waits, with no attempt: deadline passed, missed run skipped. Guarded by version and term.
+    """
+
+    task_id: str
+    business_id: int
+    shard: int
+    version: int
+    term: int
+    move: Move
+    finish: NewTask | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    version: int  # the row's, now
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The row was changed (an update) since the claim: decide again on `task` and record again."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The row is no longer this attempt's: cancelled, recovered by another owner, gone. The history row was kept."""
+
+
+Recorded = Applied | Stale | Superseded
+
+# The finish_url's own task for a task that has just ended, or None. Called inside the transaction that ends it, perhaps
+# twice and perhaps in another thread, so it must be pure: draw identifiers beforehand. `recover` hands it the task with
+# headers and payload left empty.
+FinishOf = Callable[[Task], NewTask | None]
+
+
+# --- API: creates, changes, reads ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Created:
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Replayed:
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class IdConflict:
+    existing_task_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaFull:
+    limit: int
+    active: int
+
+
+CreateResult = Created | Replayed | IdConflict | QuotaFull
+
+
+class Unset(StrEnum):
+    UNSET = "unset"
+
+
+UNSET: Final = Unset.UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChange:
+    """What an update sets; UNSET leaves a column alone."""
+
+    callback_url: str | Unset = UNSET
+    callback_host: str | Unset = UNSET
+    callback_method: str | Unset = UNSET
+    headers: Mapping[str, str] | Unset = UNSET
+    payload: bytes | Unset = UNSET
+    retry_intervals_ms: tuple[int, ...] | Unset = UNSET
+    timeout_ms: int | Unset = UNSET
+    schedule: JsonObject | Unset | None = UNSET
+    tags: tuple[str, ...] | Unset = UNSET
+    due_at: int | Unset = UNSET  # new next_execute_at (and anchor) of a waiting task; ignored while running
+    deadline_at: int | Unset | None = UNSET
+    finish_url: str | Unset | None = UNSET
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    task: Task
+    previous: Status
+    cancelled_in_flight: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """No such task in this business."""
+
+
+@dataclass(frozen=True, slots=True)
+class WrongState:
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class VersionMismatch:
+    task: Task
+
+
+ChangeResult = Changed | Missing | WrongState | VersionMismatch
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFilter:
+    statuses: frozenset[Status] = frozenset()
+    callback_host: str | None = None
+    tag: str | None = None
+    created_after: int | None = None  # inclusive
+    created_before: int | None = None  # exclusive
+    due_after: int | None = None
+    due_before: int | None = None
+    finished_after: int | None = None
+    finished_before: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class NewAuditEntry:
+    business_id: int  # 0: the system's own chain
+    at: int
+    actor_kind: str  # admin | api_key | jwt | system | anonymous
+    actor_key_id: str | None
+    action: str  # task.create, task.cancel, credentials.rotate, auth.failure …
+    target: str
+    result: str  # ok | refused | …
+    ip: str | None
+    request_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    business_id: int
+    seq: int  # gapless within a business
+    at: int
+    actor_kind: str
+    actor_key_id: str | None
+    action: str
+    target: str
+    result: str
+    ip: str | None
+    request_id: str | None
+    hash: bytes  # SHA-256 over the former hash and this entry
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """A business's running totals; `active` is exact, kept in the transactions that change it."""
+
+    business_id: int
+    active: int
+    created: int
+    succeeded: int
+    failed: int
+    stopped: int
+    cancelled: int
+    callbacks: int
+
+
+@dataclass(frozen=True, slots=True)
+class SendPoint:
+    """One callback of the last minutes: what rebuilds limiter and breaker after a change of owner."""
+
+    started_at: int
+    status: ExecutionStatus
+    callback_host: str
+    response_status: int | None
+
+
+# --- leases --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    id: str
+    address: str | None  # where peers reach its nudge port; None when alone
+    host_identity: str  # boot, pid namespace, pid, start time: lets a neighbour see that it is dead
+    seq: int
+    dead: bool
+    expires_in_ms: int  # by the store's clock
+    started_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLease:
+    shard: int
+    owner: str | None
+    term: int

@@ -1,0 +1,100 @@
+"""Takeover of what an owner left behind: rows that are `running` under a term older than their shard's.
+
+Whether the attempt was sent is unknown. It is written to history as `interrupted` and the task is due now for the same
+attempt again: its retry list is not used up. A task that was interrupted three times in a row may be what kills its
+owners; it ends as `failed` (`crash_suspect`). An outcome of the old owner that arrives after this is superseded.
+
+Nothing is opened here: a payload whose key is missing must not keep the others from being recovered.
+An interrupted attempt's start is not known either: not before it was due, not before its claim, not after now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Final
+
+from taskcenter.store.changes import exactly, insert_finish
+from taskcenter.store.connection import Connection
+from taskcenter.store.fence import held
+from taskcenter.store.ledger import Deltas, count
+from taskcenter.store.records import Execution, ExecutionStatus, FinishOf, NewTask, Task, TaskKind
+from taskcenter.store.rows import execution_row, open_task, to_json
+from taskcenter.store.statements import engine as sql
+from taskcenter.store.statements.text import fetch_in
+from taskcenter.store.vault import Vault
+from taskcenter.task import FinishReason, Status, TaskRef
+
+MOST_INTERRUPTIONS: Final = 3
+INTERRUPTED: Final = "the sender was lost before the outcome was recorded"
+CRASH_SUSPECT: Final = f"its sender was lost {MOST_INTERRUPTIONS} times in a row"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    seen: int  # rows recovered: fewer than asked for means that none are left
+    due: list[TaskRef]
+
+
+def recovered(task: Task, now: int) -> Task:
+    """A lost task as its new owner takes it over. Pure."""
+    again = replace(task, interruptions=task.interruptions + 1, version=task.version + 1, updated_at=now)
+    if again.interruptions < MOST_INTERRUPTIONS:
+        return replace(again, status=Status.RETRYING, next_execute_at=now)
+    return replace(
+        again, status=Status.FAILED, finish_reason=FinishReason.CRASH_SUSPECT, last_error=CRASH_SUSPECT, finished_at=now
+    )
+
+
+def interrupted(task: Task, now: int) -> Execution:
+    """The lost attempt as history keeps it. Pure."""
+    started_at = min(now, max(task.scheduled_at, task.updated_at))
+    return Execution(
+        task.id, task.business_id, task.sends, task.run, task.current_retry + 1, task.term, task.scheduled_at,
+        started_at, 0.0, float(max(0, started_at - task.scheduled_at)), ExecutionStatus.INTERRUPTED,
+        error_message=INTERRUPTED,
+    )  # fmt: skip
+
+
+async def recover(
+    connection: Connection, *, vault: Vault, terms: Mapping[int, int], now: int, limit: int, finish: FinishOf | None
+) -> Page:
+    """Take over up to `limit` tasks of the shards that are held at these terms."""
+    fenced = await held(connection, terms.keys())
+    mine = {shard: term for shard, term in sorted(terms.items()) if fenced.get(shard) == term}
+    doc = to_json([{"shard": shard, "term": term} for shard, term in mine.items()])
+    found = [row[0] for row in await connection.fetch(sql.LOST.on(connection.dialect), (doc, limit))]
+    rows = await fetch_in(connection, sql.LOCK.on(connection.dialect), sorted(found))
+    lost = [
+        task for row in rows
+        if (task := open_task(row, None)).status is Status.RUNNING and task.term < mine.get(task.shard, 0)
+    ]  # fmt: skip
+    if not lost:
+        return Page(len(found), [])
+    after = [recovered(task, now) for task in lost]
+    await _write(connection, vault, lost, after, now)
+    ended = [task for task in after if task.status is Status.FAILED]
+    if finish is not None:
+        births: list[NewTask] = [new for task in ended if (new := finish(task)) is not None]
+        await insert_finish(connection, vault, births)
+    deltas = Deltas()
+    for before, task in zip(lost, after, strict=True):
+        if task.kind is TaskKind.CALLBACK:
+            deltas[task.business_id].move(before.status, task.status)
+            deltas[task.business_id].callbacks += 1
+    await count(connection, deltas)
+    return Page(len(found), [task.ref for task in after if task.ref is not None])
+
+
+async def _write(connection: Connection, vault: Vault, lost: list[Task], after: list[Task], now: int) -> None:
+    doc = to_json([
+        {
+            "id": task.id, "version": before.version, "status": task.status, "interruptions": task.interruptions,
+            "next_execute_at": task.next_execute_at, "finish_reason": task.finish_reason,
+            "last_error": task.last_error, "finished_at": task.finished_at, "at": now,
+        }
+        for before, task in zip(lost, after, strict=True)
+    ])  # fmt: skip
+    exactly(await connection.execute(sql.RECOVER.on(connection.dialect), (doc,)), len(lost))
+    rows = [execution_row(interrupted(task, now), now, vault) for task in lost]
+    await connection.insert_many(sql.INSERT_EXECUTION.on(connection.dialect), rows)

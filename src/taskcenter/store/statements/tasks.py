@@ -1,0 +1,85 @@
+"""Statements on tasks, their tags and their history."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from taskcenter.store.statements.text import ID, NUMBER, Query, batch, insert, insert_missing, locking
+
+COLUMNS: Final = (
+    "id", "business_id", "business_code", "shard", "business_unique_id", "callback_url", "callback_host",
+    "callback_method", "headers", "payload", "retry_intervals", "timeout_ms", "schedule", "deadline_at", "finish_url",
+    "tags", "flow_key", "flow_limit", "kind", "status", "finish_reason", "current_retry", "deferrals", "interruptions",
+    "run", "runs_done", "sends", "term", "scheduled_at", "anchor_at", "next_execute_at", "version", "last_error",
+    "created_at", "updated_at", "finished_at",
+)  # fmt: skip
+INSERT_COLUMNS: Final = (*COLUMNS, "request_hash", "max_retries")
+EXECUTION_COLUMNS: Final = (
+    "task_id", "number", "business_id", "run", "attempt", "term", "status", "scheduled_at", "execution_time",
+    "duration", "lateness_ms", "wait_reason", "request_data", "response_status", "response_data", "error_message", "created_at",
+)  # fmt: skip
+_ALL: Final = ", ".join(COLUMNS)
+_EXECUTION: Final = ", ".join(EXECUTION_COLUMNS)
+
+# --- born ----------------------------------------------------------------------------------------------------------
+
+# (none) → pending
+INSERT: Final = insert("tasks", INSERT_COLUMNS)
+# (none) → pending, unless it was born before: the finish_url's task, whose cause may be recorded twice
+INSERT_FINISH: Final = insert_missing("tasks", INSERT_COLUMNS, "id")
+INSERT_TAG: Final = insert("task_tags", ("business_id", "tag", "task_id"))
+DELETE_TAGS: Final = "DELETE FROM task_tags WHERE task_id = ?"
+# which unique ids of a business are taken, by which task with which request
+TAKEN: Final = (
+    "SELECT id, business_unique_id, request_hash FROM tasks WHERE business_id = ? AND business_unique_id IN (...)"
+)
+
+# --- read ----------------------------------------------------------------------------------------------------------
+
+GET: Final = f"SELECT {_ALL} FROM tasks WHERE id = ? AND business_id = ?"
+GET_MANY: Final = f"SELECT {_ALL} FROM tasks WHERE id IN (...)"
+GET_BY_UNIQUE_ID: Final = f"SELECT {_ALL} FROM tasks WHERE business_id = ? AND business_unique_id = ?"
+EXECUTIONS: Final = (
+    f"SELECT {_EXECUTION} FROM task_executions WHERE task_id = ? AND business_id = ? AND number < ?"
+    " ORDER BY number DESC LIMIT ?"
+)
+# how many of a business's active tasks are in each state, from the index alone
+ACTIVE_COUNTS: Final = (
+    "SELECT status, COUNT(*) FROM tasks WHERE business_id = ? AND kind = 'callback'"
+    " AND status IN ('pending', 'running', 'retrying') GROUP BY status"
+)
+
+# --- changed by the API --------------------------------------------------------------------------------------------
+
+# the row, held until the end of the transaction
+LOCK: Final = locking(GET)
+LOCK_MANY: Final = locking(f"SELECT {_ALL} FROM tasks WHERE id IN (...)")
+# active → the same state with other contents (column list from `UPDATABLE`)
+UPDATE: Final = "UPDATE tasks SET {columns}, version = version + 1, updated_at = ? WHERE id = ? AND version = ?"
+UPDATABLE: Final = frozenset({
+    "callback_url", "callback_host", "callback_method", "headers", "payload", "retry_intervals", "max_retries",
+    "timeout_ms", "schedule", "tags", "next_execute_at", "anchor_at", "deadline_at", "finish_url",
+})  # fmt: skip
+# pending | retrying → the same, due now
+RUN_NOW: Final = (
+    "UPDATE tasks SET next_execute_at = ?, version = version + 1, updated_at = ?"
+    " WHERE id = ? AND version = ? AND status IN ('pending', 'retrying')"
+)
+# pending | running | retrying → cancelled, for all of the batch
+_CANCELLED: Final = batch(id=ID, version=NUMBER, at=NUMBER)
+CANCEL: Final = Query(
+    mysql=f"UPDATE {_CANCELLED.mysql} STRAIGHT_JOIN tasks ON tasks.id = r.id"
+    " SET tasks.status = 'cancelled', tasks.finish_reason = 'cancelled', tasks.next_execute_at = NULL,"
+    " tasks.finished_at = r.at, tasks.updated_at = r.at, tasks.version = tasks.version + 1"
+    " WHERE tasks.version = r.version AND tasks.status IN ('pending', 'running', 'retrying')",
+    sqlite="UPDATE tasks SET status = 'cancelled', finish_reason = 'cancelled', next_execute_at = NULL,"
+    f" finished_at = r.at, updated_at = r.at, version = tasks.version + 1 FROM {_CANCELLED.sqlite}"
+    " WHERE tasks.id = r.id AND tasks.version = r.version AND tasks.status IN ('pending', 'running', 'retrying')",
+)
+# succeeded | failed | stopped | cancelled → pending, as the next run with the retry list from its start
+REDELIVER: Final = (
+    "UPDATE tasks SET status = 'pending', run = run + 1, current_retry = 0, deferrals = 0, interruptions = 0,"
+    " finish_reason = NULL, finished_at = NULL, last_error = NULL, next_execute_at = ?, anchor_at = ?,"
+    " version = version + 1, updated_at = ?"
+    " WHERE id = ? AND version = ? AND status IN ('succeeded', 'failed', 'stopped', 'cancelled')"
+)

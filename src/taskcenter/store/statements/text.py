@@ -1,0 +1,89 @@
+"""How a statement is written once for two dialects, and how a batch gets into it without a value in its text.
+
+A batch goes in as one JSON parameter, which the server unfolds into rows (`JSON_TABLE`, `json_each`), so the
+statement's text is constant. Two things need another way: MySQL refuses a locking read of a JSON table, and compares
+binary keys with it badly; such a statement says `IN (...)`, which is filled with as many `?` as there are values,
+rounded up to one of a few sizes so that few texts exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, TypeVar
+
+from taskcenter.store.connection import Connection, Dialect, Param, Row
+
+T = TypeVar("T")
+IN_SIZES: Final = (1, 4, 16, 64, 256)
+ID: Final = "CHAR(26) CHARACTER SET ascii COLLATE ascii_bin"
+WORD: Final = "VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin"
+NUMBER: Final = "BIGINT"
+TEXT: Final = "VARCHAR(1024) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A statement in both dialects."""
+
+    mysql: str
+    sqlite: str
+
+    def on(self, dialect: Dialect) -> str:
+        return self.mysql if dialect == "mysql" else self.sqlite
+
+
+def locking(text: str) -> Query:
+    """A read that takes the rows for the rest of the transaction; on SQLite the transaction has all rows anyway."""
+    return Query(mysql=f"{text} FOR UPDATE", sqlite=text)
+
+
+def insert(table: str, columns: Sequence[str]) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+def insert_missing(table: str, columns: Sequence[str], key: str) -> Query:
+    """An INSERT that leaves a row that is there already as it is. `key` is a column of its primary key."""
+    text = insert(table, columns)
+    return Query(mysql=f"{text} ON DUPLICATE KEY UPDATE {key} = {key}", sqlite=f"{text} ON CONFLICT DO NOTHING")
+
+
+def batch(**columns: str) -> Query:
+    """The table `r` that a JSON array of objects with these members becomes; a missing member is NULL.
+
+    An UPDATE takes all it writes from the batch: its other parameters would stand in another order on the other store.
+    """
+    mysql = ", ".join(f"{name} {kind} PATH '$.{name}'" for name, kind in columns.items())
+    sqlite = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
+    return Query(
+        mysql=f"JSON_TABLE(?, '$[*]' COLUMNS ({mysql})) r", sqlite=f"(SELECT {sqlite} FROM json_each(?)) AS r"
+    )
+
+
+def chunks(values: Sequence[T], size: int = IN_SIZES[-1]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]
+
+
+@lru_cache(maxsize=512)
+def _widened(text: str, size: int) -> str:
+    return text.replace("(...)", f"({', '.join('?' * size)})")
+
+
+def in_list(text: str, values: Sequence[Param]) -> tuple[str, list[Param]]:
+    """`IN (...)` of `text` filled for up to 256 values; the last value is repeated up to the next size."""
+    size = next(size for size in IN_SIZES if size >= len(values))
+    return _widened(text, size), [*values, *[values[-1]] * (size - len(values))]
+
+
+async def fetch_in(
+    connection: Connection, text: str, values: Sequence[Param], *, before: Sequence[Param] = (),
+    after: Sequence[Param] = (),
+) -> list[Row]:
+    """All rows for all values, in chunks; `before` and `after` are the parameters around the list."""
+    rows: list[Row] = []
+    for chunk in chunks(values):
+        statement, padded = in_list(text, chunk)
+        rows += await connection.fetch(statement, [*before, *padded, *after])
+    return rows

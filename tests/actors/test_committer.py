@@ -1,0 +1,124 @@
+"""Group commit: what gathers is one batch, every producer gets its own result, and faults go to whom they belong."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pytest
+import trio
+import trio.testing
+
+from taskcenter.actors.committer import Committer
+from taskcenter.errors import CommitUnknown, StoreUnavailable
+from taskcenter.metrics import Metrics
+
+
+def committer(commit: object, *, keep: bool = False) -> Committer[int, int]:
+    return Committer(
+        "outcome",
+        commit,
+        metrics=Metrics(),
+        rng=random.Random(1),
+        gather_s=0.005,
+        keep_until_stored=keep,  # type: ignore[arg-type]  # each test's own
+    )
+
+
+async def test_what_gathers_is_one_batch_and_results_find_their_producers(autojump_clock: object) -> None:
+    batches: list[list[int]] = []
+
+    async def commit(items: Sequence[int]) -> list[int]:
+        batches.append(list(items))
+        await trio.sleep(0.01)
+        return [item * 10 for item in items]
+
+    group, results = committer(commit), dict[int, int]()
+
+    async def produce(item: int) -> None:
+        results[item] = await group.submit(item)
+
+    async with trio.open_nursery() as outer:
+        outer.start_soon(group.run)
+        async with trio.open_nursery() as producers:
+            for item in range(600):
+                producers.start_soon(produce, item)
+        outer.cancel_scope.cancel()
+    assert results == {item: item * 10 for item in range(600)}
+    assert [len(batch) for batch in batches] == [256, 256, 88]
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("down"), CommitUnknown("lost")])
+async def test_outcomes_are_kept_until_the_store_is_back(autojump_clock: object, error: StoreUnavailable) -> None:
+    tries: list[list[int]] = []
+
+    async def commit(items: Sequence[int]) -> list[int]:
+        tries.append(list(items))
+        if len(tries) < 5:
+            raise error
+        return list(items)
+
+    group = committer(commit, keep=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(group.run)
+        assert await group.submit(7) == 7
+        nursery.cancel_scope.cancel()
+    assert tries == [[7]] * 5
+
+
+async def test_a_claim_is_given_back_when_the_store_is_out_but_repeated_when_its_commit_is_unknown(
+    autojump_clock: object,
+) -> None:
+    faults: list[StoreUnavailable] = [CommitUnknown("lost"), StoreUnavailable("down")]
+
+    async def commit(items: Sequence[int]) -> list[int]:
+        raise faults.pop(0)
+
+    group = committer(commit)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(group.run)
+        with pytest.raises(StoreUnavailable, match="down"):
+            await group.submit(7)
+        nursery.cancel_scope.cancel()
+    assert faults == []
+
+
+async def test_a_poisonous_item_fails_alone(autojump_clock: object) -> None:
+    async def commit(items: Sequence[int]) -> list[int]:
+        if 13 in items:
+            raise ValueError("unlucky")
+        return list(items)
+
+    group, good, bad = committer(commit, keep=True), list[int](), list[int]()
+
+    async def produce(item: int) -> None:
+        try:
+            good.append(await group.submit(item))
+        except ValueError:
+            bad.append(item)
+
+    async with trio.open_nursery() as outer:
+        outer.start_soon(group.run)
+        async with trio.open_nursery() as producers:
+            for item in range(30):
+                producers.start_soon(produce, item)
+        outer.cancel_scope.cancel()
+    assert bad == [13]
+    assert sorted(good) == [item for item in range(30) if item != 13]
+
+
+async def test_a_cancelled_producer_does_not_take_its_item_back(autojump_clock: object) -> None:
+    stored: list[int] = []
+
+    async def commit(items: Sequence[int]) -> list[int]:
+        stored.extend(items)
+        return list(items)
+
+    group = committer(commit, keep=True)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(group.run)
+        with trio.move_on_after(0.001):
+            await group.submit(1)
+        assert await group.submit(2) == 2
+        nursery.cancel_scope.cancel()
+    assert stored == [1, 2]

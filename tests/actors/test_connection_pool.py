@@ -1,0 +1,188 @@
+"""The pool alone: every slot accounted for, whatever order things happen in."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import trio
+import trio.testing
+
+from taskcenter.actors.connection_pool import ConnectionPool
+from taskcenter.actors.http1 import Http1Connection
+
+A = ("http", "a.example", 80)
+B = ("http", "b.example", 80)
+
+
+class QuietWire:
+    """Alive until closed, or until `dead` is set."""
+
+    open_now = 0
+
+    def __init__(self) -> None:
+        QuietWire.open_now += 1
+        self.closed = False
+        self.dead = False
+
+    def begin_send(self, data: bytes) -> bool:
+        return True
+
+    async def finish_send(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+    async def receive(self) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return b""
+
+    def receive_nowait(self) -> bytes | None:
+        return b"" if self.dead else None
+
+    def close(self) -> None:
+        if not self.closed:
+            self.closed = True
+            QuietWire.open_now -= 1
+
+
+@pytest.fixture(autouse=True)
+def _count_from_zero() -> None:
+    QuietWire.open_now = 0
+
+
+def dialled(pool: ConnectionPool, origin: tuple[str, str, int]) -> Http1Connection:
+    connection = Http1Connection(QuietWire(), origin, "192.0.2.1:80", born_at=0.0)
+    pool.add(connection)
+    return connection
+
+
+async def test_the_last_used_connection_is_taken_first() -> None:
+    pool = ConnectionPool(4, max_idle_s=20, max_age_s=300)
+    connections = []
+    for _ in range(3):
+        assert await pool.acquire(A) is None
+        connections.append(dialled(pool, A))
+    for connection in connections:
+        pool.give_back(connection, now=1.0)
+    assert pool.take(B, now=1.0) is None
+    assert pool.take(A, now=1.0) is connections[2]
+    assert pool.take(A, now=1.0) is connections[1]
+    assert (pool.open, pool.idle, pool.slots_taken) == (3, 1, 3)
+
+
+async def test_dead_ones_are_passed_over_and_closed() -> None:
+    pool = ConnectionPool(4, max_idle_s=20, max_age_s=300)
+    connections = []
+    for _ in range(3):
+        await pool.acquire(A)
+        connections.append(dialled(pool, A))
+    for connection in connections:
+        pool.give_back(connection, now=1.0)
+    for connection in connections[1:]:
+        connection._wire.dead = True  # the peer has hung up
+    assert pool.take(A, now=1.0) is connections[0]
+    assert (QuietWire.open_now, pool.slots_taken) == (1, 1)
+
+
+async def test_the_longest_rest_makes_room_for_another_origin() -> None:
+    pool = ConnectionPool(2, max_idle_s=20, max_age_s=300)
+    for origin in (A, B):
+        await pool.acquire(origin)
+        pool.give_back(dialled(pool, origin), now=1.0)
+    assert await pool.acquire(("http", "c.example", 80)) is None
+    assert pool.take(A, now=1.0) is None
+    assert (pool.open, pool.slots_taken) == (1, 2)
+    assert pool.take(B, now=1.0) is not None
+
+
+async def test_a_waiter_is_handed_a_connection_of_its_origin_and_a_slot_of_another() -> None:
+    pool = ConnectionPool(1, max_idle_s=20, max_age_s=300)
+    await pool.acquire(A)
+    connection = dialled(pool, A)
+    got: list[Http1Connection | None] = []
+
+    async def wants(origin: tuple[str, str, int]) -> None:
+        got.append(await pool.acquire(origin))
+
+    async with trio.open_nursery() as nursery:
+        for origin in (A, B):
+            nursery.start_soon(wants, origin)
+            await trio.testing.wait_all_tasks_blocked()
+        assert pool.waiting == 2
+        pool.give_back(connection, now=1.0)
+        await trio.testing.wait_all_tasks_blocked()
+        assert got == [connection]
+        pool.give_back(connection, now=2.0)
+    assert got == [connection, None]
+    assert (QuietWire.open_now, pool.slots_taken) == (0, 1)
+
+
+async def test_who_waits_when_it_closes_is_told() -> None:
+    pool = ConnectionPool(1, max_idle_s=20, max_age_s=300)
+    await pool.acquire(A)
+    connection = dialled(pool, A)
+
+    async def wants() -> None:
+        with pytest.raises(trio.ClosedResourceError):
+            await pool.acquire(A)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wants)
+        nursery.start_soon(wants)
+        await trio.testing.wait_all_tasks_blocked()
+        pool.give_back(connection, now=1.0)  # one of them is handed it …
+        pool.close()  # … and cannot use it any more
+    assert (QuietWire.open_now, pool.open, pool.slots_taken, pool.waiting) == (0, 0, 0, 0)
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.MockClock) -> None:
+    """Sixty users with random origins, delays, faults and cancellations: never over the bound, all free at the end."""
+    rng = random.Random(seed)
+    bound = rng.randint(1, 6)
+    pool = ConnectionPool(bound, max_idle_s=3, max_age_s=rng.choice([1, 300]))
+
+    def check() -> None:
+        assert pool.open <= pool.slots_taken <= bound
+        assert pool.open == QuietWire.open_now
+        assert not (pool.waiting and pool.slots_taken < bound)
+
+    async def use(origin: tuple[str, str, int]) -> None:
+        connection = pool.take(origin, trio.current_time()) or await pool.acquire(origin)
+        if connection is None:
+            try:
+                await trio.sleep(rng.choice([0, 0.1, 0.3]))
+                if rng.random() < 0.2:
+                    raise ConnectionRefusedError
+            except BaseException:
+                pool.free_slot()
+                raise
+            connection = dialled(pool, origin)
+        check()
+        try:
+            await trio.sleep(rng.choice([0, 0.1, 0.5]))
+        except BaseException:
+            pool.drop(connection)
+            raise
+        connection.reusable = rng.random() < 0.8
+        connection._wire.dead = rng.random() < 0.1
+        pool.give_back(connection, trio.current_time())
+        check()
+
+    async def user() -> None:
+        for _ in range(10):
+            try:
+                with trio.move_on_after(rng.choice([0.1, 0.2, 1, 5])):
+                    await use(rng.choice([A, A, B]))
+            except ConnectionRefusedError:
+                check()
+            await trio.sleep(rng.choice([0, 0.1, 4]))
+            pool.close_idle(trio.current_time())
+            check()
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(60):
+            nursery.start_soon(user)
+    assert pool.waiting == 0
+    assert pool.slots_taken == pool.open == pool.idle
+    pool.close()
+    assert (QuietWire.open_now, pool.slots_taken) == (0, 0)

@@ -1,0 +1,252 @@
+"""Real processes for the flow tests: the service as a user starts it, and a receiver that remembers everything."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import trio
+
+ADMIN_TOKEN = "flow-tests-admin-token-0123456789"
+ENCRYPTION_KEYS = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+READY_TIMEOUT_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request as it arrived."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    body: bytes
+    arrived_at: float  # ms since 1970
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def due_at(self) -> int:
+        return int(self.headers["x-taskcenter-due"])
+
+
+@dataclass
+class Answer:
+    status: int = 200
+    body: bytes = b"{}"
+    headers: dict[str, str] = field(default_factory=dict)
+    delay_s: float = 0.0
+
+
+class Receiver:
+    """An HTTP/1.1 receiver on loopback; `decide` gives the answer to each call."""
+
+    def __init__(self) -> None:
+        self.calls: list[Call] = []
+        self.decide: Callable[[Call], Answer] = lambda call: Answer()
+        self.url = ""
+        self._arrived = trio.Event()
+
+    async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        async with trio.open_nursery() as nursery:
+            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
+            self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+            nursery.start_soon(trio.serve_listeners, self._connection, listeners)
+            task_status.started()
+
+    async def _connection(self, stream: trio.SocketStream) -> None:
+        buffer = b""
+        try:
+            while True:
+                while b"\r\n\r\n" not in buffer:
+                    chunk = await stream.receive_some(65536)
+                    if not chunk:
+                        return
+                    buffer += chunk
+                head, _, buffer = buffer.partition(b"\r\n\r\n")
+                arrived_at = time.time() * 1000
+                first, *lines = head.decode("latin-1").split("\r\n")
+                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+                length = int(headers.get("content-length", 0))
+                while len(buffer) < length:
+                    buffer += await stream.receive_some(65536)
+                body, buffer = buffer[:length], buffer[length:]
+                method, path, _ = first.split(" ")
+                call = Call(method, path, headers, body, arrived_at)
+                self.calls.append(call)
+                self._arrived.set()
+                answer = self.decide(call)
+                if answer.delay_s:
+                    await trio.sleep(answer.delay_s)
+                extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+                await stream.send_all(
+                    f"HTTP/1.1 {answer.status} X\r\nContent-Type: application/json\r\n"
+                    f"Content-Length: {len(answer.body)}\r\n{extra}\r\n".encode()
+                    + answer.body
+                )
+        except trio.BrokenResourceError:
+            return
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Call]:
+        """The calls, once there are `count`."""
+        with trio.move_on_after(timeout_s):
+            while len(self.calls) < count:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+        assert len(self.calls) >= count, f"{len(self.calls)} of {count} calls arrived in {timeout_s} s"
+        return self.calls
+
+
+class Service:
+    """`taskcenter serve` as a process of its own."""
+
+    def __init__(self, database_url: str, directory: Path, **settings: str) -> None:
+        self.log_path = directory / "service.log"
+        self.port = 0
+        self._environment = {
+            **os.environ,
+            "TASKCENTER_DATABASE_URL": database_url,
+            "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN,
+            "TASKCENTER_ENCRYPTION_KEYS": ENCRYPTION_KEYS,
+            "TASKCENTER_BIND": "127.0.0.1:0",
+            "TASKCENTER_ALLOWED_CALLBACK_NETWORKS": "127.0.0.0/8",
+            "TASKCENTER_LOG_FORMAT": "json",
+            **settings,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it is ready."""
+        log = self.log_path.open("ab")
+        offset = self.log_path.stat().st_size
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "taskcenter", "serve", "--migrate"], env=self._environment, stdout=log, stderr=log
+        )
+        log.close()
+        with trio.move_on_after(READY_TIMEOUT_S):
+            while not await self._ready(offset):
+                assert self._process.poll() is None, f"the service ended: {self.tail()}"
+                await trio.sleep(0.05)
+            return
+        raise AssertionError(f"not ready in {READY_TIMEOUT_S} s: {self.tail()}")
+
+    async def _ready(self, offset: int) -> bool:
+        with self.log_path.open("rb") as log:
+            log.seek(offset)
+            for line in log:
+                if b'"serving"' in line:
+                    address = json.loads(line)["addresses"][0]
+                    self.port = int(address.rpartition(":")[2])
+        if not self.port:
+            return False
+        try:
+            async with httpx.AsyncClient(trust_env=False) as client:
+                answer = await client.get(f"{self.url}/health/ready")
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+        self.port = 0
+
+    async def terminate(self, timeout_s: float = 40.0) -> int:
+        """SIGTERM; the exit status."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGTERM)
+        with trio.fail_after(timeout_s):
+            while (status := self._process.poll()) is None:
+                await trio.sleep(0.02)
+        self.port = 0
+        return status
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def tail(self) -> str:
+        return self.log_path.read_text("utf-8", "replace")[-4000:]
+
+
+class Api:
+    """The API as one caller sees it."""
+
+    def __init__(self, service: Service, token: str) -> None:
+        self._service = service
+        self._token = token
+        self._client = httpx.AsyncClient(trust_env=False, timeout=20)
+
+    async def call(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
+        return await self._client.request(
+            method,
+            f"{self._service.url}/api/v1{path}",
+            json=body,
+            headers={"Authorization": f"Bearer {self._token}", **headers},
+        )
+
+    async def ok(self, method: str, path: str, body: Any = None) -> Any:
+        answer = await self.call(method, path, body)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
+    async def until_status(self, task_id: str, *wanted: str, timeout_s: float = 20.0) -> Any:
+        """The task, once its status is one of `wanted`."""
+        task = None
+        with trio.move_on_after(timeout_s):
+            while True:
+                task = await self.ok("GET", f"/tasks/{task_id}")
+                if task["status"] in wanted:
+                    return task
+                await trio.sleep(0.02)
+        raise AssertionError(f"not {wanted} in {timeout_s} s: {task}")
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+
+@asynccontextmanager
+async def running(database_url: str, directory: Path, **settings: str) -> AsyncIterator[tuple[Service, Receiver]]:
+    """A service and a receiver; both are gone afterwards."""
+    service, receiver = Service(database_url, directory, **settings), Receiver()
+    async with trio.open_nursery() as nursery:
+        await nursery.start(receiver.serve)
+        await service.start()
+        try:
+            yield service, receiver
+        finally:
+            if service.running:
+                service.kill()
+            nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def business(service: Service, code: str = "shop", **fields: Any) -> AsyncIterator[Api]:
+    """A new business, and the API as it sees it."""
+    admin = Api(service, ADMIN_TOKEN)
+    made = await admin.ok(
+        "POST", "/businesses", {"business_code": code, "business_name": code, "rate_limit": 100_000, **fields}
+    )
+    await admin.aclose()
+    api = Api(service, made["api_key"])
+    yield api
+    await api.aclose()

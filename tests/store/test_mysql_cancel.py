@@ -1,0 +1,280 @@
+"""A cancellation at any await leaves no open transaction, no half packet and no lost place (RELIABILITY.md §1.4, row 15)."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+from tests.servers import PrivateServer
+from tests.store.connection_kit import (
+    by_hand,
+    change,
+    database_on,
+    executing,
+    fetch,
+    fetching,
+    opened_mysql,
+    scalar,
+)
+from tests.store.fault_proxy import FaultProxy, open_proxy
+
+from taskcenter.errors import Conflict, StoreUnavailable
+from taskcenter.store.connection import Connection
+from taskcenter.store.mysql import MysqlDatabase
+
+INSERT = "INSERT INTO item (code, number) VALUES (?, ?)"
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def server(request: pytest.FixtureRequest, mariadb_server: PrivateServer, mysql_server: PrivateServer) -> PrivateServer:
+    server = mariadb_server if request.param == "mariadb" else mysql_server
+    server.ensure_running()
+    return server
+
+
+@pytest.fixture(params=["disabled", "required"], ids=["plain", "tls"])
+def url(request: pytest.FixtureRequest, server: PrivateServer) -> Iterator[str]:
+    with database_on(server) as url:
+        yield f"{url}?ssl-mode={request.param}"
+
+
+@asynccontextmanager
+async def behind_proxy(server: PrivateServer, url: str) -> AsyncIterator[tuple[MysqlDatabase, FaultProxy]]:
+    async with open_proxy(server.host, server.port) as proxy, opened_mysql(proxy.url(url), pool_size=1) as database:
+        yield database, proxy
+
+
+def open_transactions(server: PrivateServer) -> int:
+    return int(server.execute("SELECT COUNT(*) FROM information_schema.innodb_trx")[0][0])
+
+
+async def settled(server: PrivateServer, limit_s: float = 5) -> None:
+    """Wait until the server has no transaction open."""
+    with trio.fail_after(limit_s):
+        while await trio.to_thread.run_sync(open_transactions, server):
+            await trio.sleep(0.02)  # noqa: ASYNC110  # another process gives no event
+
+
+async def nothing_is_left(server: PrivateServer, url: str, database: MysqlDatabase) -> None:
+    """The next user of the pool commits for himself alone; nothing of the cancelled block is there."""
+    await settled(server)
+    assert database.statistics().in_use == 0
+    assert await change(database, INSERT, (b"next", 1)) == 1
+    await settled(server)
+    seen = await trio.to_thread.run_sync(by_hand, url, "SELECT code FROM item ORDER BY id")
+    assert seen == [(b"next",)]
+
+
+async def cancelled_after(seconds: float, run: Callable[[], Awaitable[object]]) -> None:
+    with trio.move_on_after(seconds) as scope:
+        await run()
+    assert scope.cancelled_caught
+
+
+async def test_while_connecting(server: PrivateServer, url: str) -> None:
+    async with behind_proxy(server, url) as (database, proxy):
+        proxy.reset_all()
+        for cut in (None, 10, 100):
+            await trio.sleep(0.05)
+            proxy.black_hole("down") if cut is None else proxy.cut_after(cut)
+            with trio.move_on_after(0.1):
+                with pytest.raises(StoreUnavailable):
+                    await change(database, INSERT, (b"cancelled", 1))
+            proxy.clear()
+            proxy.reset_all()
+            await trio.sleep(1.01)
+        await nothing_is_left(server, url, database)
+
+
+async def test_while_sending_half_a_statement(server: PrivateServer, url: str) -> None:
+    async with behind_proxy(server, url) as (database, proxy):
+        proxy.black_hole("up")
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(INSERT, (b"cancelled", 1))
+
+        await cancelled_after(0.1, lambda: database.write(work))  # in BEGIN
+        proxy.clear()
+        big = b"x" * 3_000_000
+
+        async def send_big(connection: Connection) -> None:
+            await connection.execute(INSERT, (b"cancelled", 1))
+            proxy.black_hole("up")
+            await connection.execute("UPDATE item SET raw = ?", (big,))
+
+        await cancelled_after(0.2, lambda: database.write(send_big))
+        proxy.clear()
+        await nothing_is_left(server, url, database)
+        assert database.statistics().discarded_total == 2
+
+
+async def test_while_waiting_for_an_answer(server: PrivateServer, url: str) -> None:
+    async with behind_proxy(server, url) as (database, proxy):
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(INSERT, (b"cancelled", 1))
+            proxy.black_hole("down")
+            await connection.execute(INSERT, (b"cancelled too", 1))
+
+        await cancelled_after(0.1, lambda: database.write(work))
+        proxy.clear()
+        await nothing_is_left(server, url, database)
+
+
+async def test_in_the_block_between_statements(server: PrivateServer, url: str) -> None:
+    async with opened_mysql(url, pool_size=1) as database:
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(INSERT, (b"cancelled", 1))
+            await trio.sleep_forever()
+
+        await cancelled_after(0.1, lambda: database.write(work))
+        await nothing_is_left(server, url, database)
+        assert database.statistics().discarded_total == 0
+
+
+async def test_while_a_lock_is_waited_for(server: PrivateServer, url: str) -> None:
+    """The server goes on waiting for the lock, at most 3 s; then it sees that we have gone."""
+    async with opened_mysql(url, pool_size=2) as database:
+        await change(database, INSERT, (b"row", 1))
+
+        async def holder(connection: Connection) -> None:
+            await connection.execute("UPDATE item SET number = 2")
+            await cancelled_after(0.2, lambda: change(database, "UPDATE item SET number = 3"))
+
+        await database.write(holder)
+        await settled(server)
+        assert await fetch(database, "SELECT number FROM item") == [(2,)]
+
+
+async def test_in_commit(server: PrivateServer, url: str) -> None:
+    """Held off for half a second; a COMMIT that takes longer is given up, and is there or is not, as a whole."""
+    async with behind_proxy(server, url) as (database, proxy):
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(INSERT, (b"a", 1))
+            await connection.execute(INSERT, (b"b", 1))
+            proxy.black_hole("down")
+
+        began = trio.current_time()
+        await cancelled_after(0.1, lambda: database.write(work))
+        assert 0.4 < trio.current_time() - began < 2
+        proxy.clear()
+        await settled(server)
+        assert await scalar(database, "SELECT COUNT(*) FROM item") in (0, 2)
+
+
+async def test_a_quick_commit_is_not_lost_to_a_cancellation(server: PrivateServer, url: str) -> None:
+    async with opened_mysql(url, pool_size=1) as database:
+        with trio.CancelScope() as scope:
+
+            async def work(connection: Connection) -> str:
+                await connection.execute(INSERT, (b"a", 1))
+                scope.cancel()
+                return "committed"
+
+            result = await database.write(work)
+        assert result == "committed"
+        assert scope.cancel_called
+        assert database.statistics().discarded_total == 0
+        assert await scalar(database, "SELECT COUNT(*) FROM item") == 1
+
+
+async def test_in_rollback(server: PrivateServer, url: str) -> None:
+    async with behind_proxy(server, url) as (database, proxy):
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(INSERT, (b"cancelled", 1))
+            proxy.black_hole()
+            raise Conflict("some_code", "a refusal of ours")
+
+        with trio.move_on_after(0.1):
+            with pytest.raises(Conflict):
+                await database.write(work)
+        proxy.clear()
+        await nothing_is_left(server, url, database)
+
+
+async def test_a_refusal_of_ours_costs_no_connection(url: str) -> None:
+    async with opened_mysql(url, pool_size=1) as database:
+
+        async def work(connection: Connection) -> None:
+            await connection.execute(INSERT, (b"a", 1))
+            raise Conflict("some_code", "a refusal of ours")
+
+        first = await scalar(database, "SELECT CONNECTION_ID()")
+        for _ in range(5):
+            with pytest.raises(Conflict):
+                await database.write(work)
+        assert await scalar(database, "SELECT CONNECTION_ID()") == first
+        assert await scalar(database, "SELECT COUNT(*) FROM item") == 0
+
+
+async def test_while_waiting_in_line_and_in_a_ping(server: PrivateServer, url: str) -> None:
+    async with behind_proxy(server, url) as (database, proxy):
+
+        async def holder(connection: Connection) -> None:
+            for _ in range(3):
+                await cancelled_after(0.02, lambda: database.read(fetching("SELECT 1")))
+
+        await database.write(holder)
+        database._pool._suspect_at = trio.current_time() + 60  # whoever is idle must answer a ping
+        proxy.black_hole()
+        await cancelled_after(0.1, lambda: database.write(executing(INSERT, (b"cancelled", 1))))
+        proxy.clear()
+        database._pool._suspect_at = 0.0
+        await nothing_is_left(server, url, database)
+
+
+@pytest.mark.real_time
+async def test_a_storm_of_cancellations(server: PrivateServer, url: str) -> None:
+    """Clients vanish after 0 to 50 ms for some seconds: what was acknowledged is there, whole; nothing else is open."""
+    rng = Random(5)
+    acknowledged: list[int] = []
+    cancelled = 0
+
+    async with opened_mysql(url, pool_size=8) as database:
+        await scalar(database, "SELECT 1")
+        descriptors = len(list(Path("/proc/self/fd").iterdir()))
+        ends_at = trio.current_time() + 3
+
+        async def client(number: int) -> None:
+            nonlocal cancelled
+            serial = number
+            while trio.current_time() < ends_at:
+                serial += 1000
+
+                async def work(connection: Connection, serial: int = serial) -> None:
+                    await connection.execute(INSERT, (b"%da" % serial, serial))
+                    if serial % 3 == 0:
+                        await connection.fetch("SELECT COUNT(*) FROM item WHERE number = ?", (serial,))
+                    await connection.execute(INSERT, (b"%db" % serial, serial))
+                    if serial % 7 == 0:
+                        raise Conflict("some_code", "a refusal of ours")
+
+                with trio.move_on_after(rng.uniform(0, 0.05)) as scope:
+                    try:
+                        await database.write(work)
+                        acknowledged.append(serial)
+                    except (Conflict, StoreUnavailable):
+                        continue
+                cancelled += scope.cancelled_caught
+
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(client, number)
+        await settled(server)
+        statistics = database.statistics()
+        assert (statistics.in_use, statistics.waiting) == (0, 0)
+        counts = dict(await fetch(database, "SELECT number, COUNT(*) FROM item GROUP BY number"))
+        print("ACK", len(acknowledged), cancelled, statistics)
+        assert len(acknowledged) > 50
+        assert cancelled > 50
+        assert {counts.get(serial) for serial in acknowledged} == {2}
+        assert set(counts.values()) == {2}
+        assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 8
+        idle = len(database._pool._idle)
+        mine = sum(row[1] == server.user for row in server.execute("SHOW PROCESSLIST"))
+        assert mine == idle <= 8
