@@ -25,7 +25,7 @@ async def main(store: str, tasks: int) -> None:
         async with nginx(18099) as receiver:
             raw = await raw_rate(receiver.port, REFERENCE, CONCURRENCY)
             own_pool = await httpx_rate(receiver.url, REFERENCE // 10, CONCURRENCY)
-            service = Service(url, Path(directory), TASKCENTER_LOG_LEVEL="warning")
+            service = Service(url, Path(directory))
             await service.start()
             try:
                 async with business(

@@ -39,7 +39,7 @@ async def main(store: str, rate: int, seconds: int) -> None:
     with database(store) as url, tempfile.TemporaryDirectory() as directory:
         async with nginx(18098) as receiver:
             bare = await reference(receiver.url, min(rate, 200), min(seconds, 5))
-            service = Service(url, Path(directory), TASKCENTER_LOG_LEVEL="warning")
+            service = Service(url, Path(directory))
             await service.start()
             try:
                 async with business(service, max_active_tasks=100_000, rate_limit=100_000) as api:

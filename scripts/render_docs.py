@@ -52,7 +52,8 @@ def settings() -> str:
     for name, field in Settings.model_fields.items():
         example = str((field.examples or [""])[0]).replace("|", "\\|")
         lines.append(
-            f"| `{PREFIX}{name.upper()}` | {_default(field.default)} | {field.description} | {f'`{example}`' if example else ''} |"
+            f"| `{PREFIX}{name.upper()}` | {_default(field.default)} | {field.description} |"
+            f" {f'`{example}`' if example else ''} |"
         )
     return "\n".join(lines) + "\n"
 

@@ -54,8 +54,7 @@ class InvalidInput(TaskCenterError):
 
 
 class Unauthenticated(TaskCenterError):
-    """The caller's: no credential, or one that is not valid. 401; `reason` is for audit and metrics, not for the body.
-    """
+    """The caller's: no valid credential. 401; `reason` is for audit and metrics, not for the body."""
 
     code = "unauthenticated"
 
@@ -87,8 +86,7 @@ class Conflict(TaskCenterError):
 
 
 class TooMany(TaskCenterError):
-    """The caller's: a quota or rate is used up. 429 with `Retry-After`; `code` is `quota_exceeded` or `rate_limited`.
-    """
+    """The caller's: a quota or rate is used up: 429 with `Retry-After`, `quota_exceeded` or `rate_limited`."""
 
     def __init__(self, code: str, detail: str, *, retry_after_s: float) -> None:
         super().__init__(detail)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ async def test_the_retry_list_is_followed_from_the_end_of_each_attempt(database_
         executions = sorted(done["executions"], key=lambda execution: execution["attempt"])
         assert [execution["attempt"] for execution in executions] == [1, 2, 3, 4]
         arrivals = [call.arrived_at for call in receiver.calls]
-        for (before, after), interval_s in zip(zip(arrivals, arrivals[1:], strict=False), (1, 2, 1), strict=True):
+        for (before, after), interval_s in zip(pairwise(arrivals), (1, 2, 1), strict=True):
             assert after - before >= (interval_s + 0.2) * 1000, "counted from the end of the attempt, never early"
         assert [call.json["attempt"] for call in receiver.calls] == [1, 2, 3, 4]
         assert len({call.headers["webhook-id"] for call in receiver.calls}) == 1
@@ -144,7 +145,7 @@ async def test_a_recurring_task_runs_until_its_schedule_ends(database_url: str, 
         done = await api.until_status(task["id"], "succeeded")
         assert [call.json["run"] for call in receiver.calls] == [1, 2, 3]
         dues = [call.due_at for call in receiver.calls]
-        assert [later - earlier for earlier, later in zip(dues, dues[1:], strict=False)] == [1000, 1000]
+        assert [later - earlier for earlier, later in pairwise(dues)] == [1000, 1000]
         assert done["runs"] == 3
 
 

@@ -1,4 +1,5 @@
-"""For the tests of businesses and authentication: instances of the service that may share a store, asked from any address.
+"""For the tests of businesses and authentication: instances of the service that may share a store, asked from any
+address.
 
 The store is SQLite in memory in the event loop, so time is virtual. Every answer is held against the API's document.
 """
@@ -23,6 +24,7 @@ from taskcenter.config import Settings
 from taskcenter.http.app import build_app
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
+from taskcenter.service.credentials import ExpiryHook
 from taskcenter.service.engine_port import BusinessView
 from taskcenter.service.services import Services
 from taskcenter.store.records import Business
@@ -88,6 +90,28 @@ class Instance:
         self.document.check(method, f"/api/v1{path}".partition("?")[0], answer)
         return answer
 
+    async def ask_and_leave(self, path: str, body: object, turns: int) -> None:
+        """POST as the admin, and disconnect after so many turns of the scheduler, answered or not."""
+        messages: list[Any] = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop()
+            for _ in range(turns):
+                await trio.lowlevel.checkpoint()
+            return {"type": "http.disconnect"}
+
+        async def send(_: Any) -> None:
+            await trio.lowlevel.checkpoint()
+
+        headers = [(b"authorization", f"Bearer {ADMIN}".encode()), (b"content-type", b"application/json")]
+        scope: Any = {
+            "type": "http", "asgi": {}, "http_version": "1.1", "method": "POST", "scheme": "http", "root_path": "",
+            "path": f"/api/v1{path}", "raw_path": f"/api/v1{path}".encode(), "query_string": b"", "headers": headers,
+            "client": (HERE, 4711), "server": None, "extensions": {},
+        }  # fmt: skip
+        await self.app(scope, receive, send)
+
     async def register(self, code: str = "orders", **fields: Any) -> dict[str, Any]:
         """A new business, as its admin sees it."""
         answer = await self.call("POST", "/businesses", body={"business_code": code, "business_name": code, **fields})
@@ -136,6 +160,8 @@ async def instance(
     seed: int = 1,
     keys: tuple[tuple[str, bytes], ...] = KEYS,
     now: int = START_MS,
+    on_expiring: ExpiryHook | None = None,
+    starts_admin: bool = True,
     **settings: Any,
 ) -> AsyncGenerator[Instance, None]:
     """`store`: another instance's, to share it; it stays open."""
@@ -146,11 +172,12 @@ async def instance(
     configured = Settings(**{"admin_token": ADMIN, **settings})
     services = Services.build(
         store=store, settings=configured, keys=keys, clock=clock, ids=IdSource(rng), metrics=metrics, engine=engine,
-        egress=EgressPolicy(), random_bytes=rng.randbytes,
+        egress=EgressPolicy(), random_bytes=rng.randbytes, on_expiring=on_expiring,
     )  # fmt: skip
     app = build_app(services, configured, metrics, clock)
     async with trio.open_nursery() as background:
-        await services.start_admin_token()
+        if starts_admin:
+            await services.start_admin_token()
         await background.start(services.run)
         try:
             yield Instance(app, store, services, engine, metrics, clock, Document(app))

@@ -62,7 +62,7 @@ def test_refused(body: bytes, words: str) -> None:
         (b'"\\\\u0000"', "\\u0000"),
         (b'"\\\\ud800"', "\\ud800"),
         (b'{"":{"a":1},"a":{"a":1}}', {"": {"a": 1}, "a": {"a": 1}}),
-        ("\"业务\"".encode(), "业务"),
+        ('"业务"'.encode(), "业务"),
         (b'"1234567890123456789012345"', "1234567890123456789012345"),
     ],
 )
@@ -83,7 +83,11 @@ def test_many_shallow_containers_are_not_deep() -> None:
 
 _TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 _VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False, allow_infinity=False) | _TEXT,
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(_TEXT, inner),
     max_leaves=20,
 )

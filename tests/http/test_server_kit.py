@@ -176,7 +176,7 @@ def open_descriptors() -> int:
 async def until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
     """Wait for what other tasks or the kernel bring about."""
     with trio.fail_after(within_s):
-        while not condition():  # noqa: ASYNC110 - the kernel sets no trio.Event
+        while not condition():
             await trio.sleep(0.005)
 
 

@@ -136,7 +136,9 @@ async def test_history_in_pages(stored_api: Api) -> None:
 
 
 async def test_update_changes_what_it_names(stored_api: Api) -> None:
-    task = await stored_api.create(payload={"a": 1}, delay=3600, schedule={"every": 60}, tags=["old"], deadline="2099-01-01T00:00:00Z")  # fmt: skip
+    task = await stored_api.create(
+        payload={"a": 1}, delay=3600, schedule={"every": 60}, tags=["old"], deadline="2099-01-01T00:00:00Z"
+    )
     change = {
         "callback_url": "http://other.example/x", "callback_method": "PATCH", "headers": {"X-New": "1"}, "payload": [2],
         "retry_intervals": [5], "timeout": 3, "schedule": None, "tags": ["new"], "deadline": None, "delay": 7200,
@@ -149,7 +151,9 @@ async def test_update_changes_what_it_names(stored_api: Api) -> None:
             assert changed[name] == value, name
     assert changed["next_execute_at"] > task["next_execute_at"]
     assert (changed["version"], changed["business_id"], changed["created_at"]) == (2, "a", task["created_at"])
-    assert (await stored_api.call("GET", "/tasks", query={"tag": "new", "callback_host": "other.example"})).json["items"]
+    assert (await stored_api.call("GET", "/tasks", query={"tag": "new", "callback_host": "other.example"})).json[
+        "items"
+    ]
     assert not (await stored_api.call("GET", "/tasks", query={"tag": "old"})).json["items"]
     assert stored_api.engine.offered[-1].version == 2
 
@@ -197,14 +201,19 @@ async def test_update_of_what_has_ended(api: Api) -> None:
 async def test_cancel_what_waits(stored_api: Api) -> None:
     task = await stored_api.create("x", delay=60)
     cancelled = (await stored_api.call("DELETE", "/tasks/business/x")).json
-    assert (cancelled["status"], cancelled["finish_reason"], cancelled["in_flight"]) == ("cancelled", "cancelled", False)
+    assert (cancelled["status"], cancelled["finish_reason"], cancelled["in_flight"]) == (
+        "cancelled",
+        "cancelled",
+        False,
+    )
     assert (cancelled["next_execute_at"], cancelled["version"]) == (None, 2)
     assert stored_api.engine.withdrawn == [task["id"]]
     again = await stored_api.call("DELETE", f"/tasks/{task['id']}")
     assert (again.status, again.json) == (200, cancelled)
-    assert 'tasks_finished_total{business="orders",status="cancelled"} 1.0' in (
-        await stored_api.call("GET", "//metrics")
-    ).content.decode()
+    assert (
+        'tasks_finished_total{business="orders",status="cancelled"} 1.0'
+        in (await stored_api.call("GET", "//metrics")).content.decode()
+    )
 
 
 @pytest.mark.parametrize("held_unsent", [True, False])

@@ -3,10 +3,11 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.store.store_kit import add_business, opened_store
+from tests.store.store_kit import add_business, database_of, opened_store, vault
+from tests.store.unanswered import UnansweredDatabase
 
 from taskcenter.store import migrate
-from taskcenter.store.sql_store import SqlStore
+from taskcenter.store.sql_store import SqlStore, open_store
 
 
 @pytest.fixture
@@ -28,3 +29,16 @@ async def store(bare_store: SqlStore) -> SqlStore:
     """An open store with the business `shop`."""
     await add_business(bare_store)
     return bare_store
+
+
+@pytest.fixture
+async def unanswered(migrated_url: str) -> AsyncIterator[tuple[SqlStore, UnansweredDatabase]]:
+    """A store with the business `shop`, and the database under it that can lose the answers to COMMIT."""
+    database = UnansweredDatabase(database_of(open_store(migrated_url, vault())))
+    store = SqlStore(database, vault())
+    await store.open()
+    try:
+        await add_business(store)
+        yield store, database
+    finally:
+        await store.aclose()

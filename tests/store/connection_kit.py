@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pymysql
@@ -134,3 +135,22 @@ def database_on(server: PrivateServer) -> Iterator[str]:
         yield url
     finally:
         server.drop_database(url)
+
+
+async def eventually(condition: Callable[[], object], timeout_s: float = 5) -> None:
+    """Wait for what another process, or a pause of ours, brings about. Synchronous conditions run in a thread."""
+    with trio.fail_after(timeout_s):
+        while not await trio.to_thread.run_sync(condition):
+            await trio.sleep(0.02)
+
+
+async def eventually_here(condition: Callable[[], Awaitable[object]], timeout_s: float = 5) -> None:
+    """The same, for a condition that asks the store."""
+    with trio.fail_after(timeout_s):
+        while not await condition():
+            await trio.sleep(0.02)
+
+
+def descriptors() -> int:
+    """Open file descriptors of this process."""
+    return len(list(Path("/proc/self/fd").iterdir()))

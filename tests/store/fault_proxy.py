@@ -1,16 +1,15 @@
 """A TCP proxy that does to a connection what networks and servers do, on command and while it runs.
 
-It stands between the service and a MySQL-protocol server (any other with `follow=False`), because `tc netem` is not in every kernel and
-knows nothing of packets. Each fault is an attribute or a method that takes effect at once, on open connections too:
+It stands between the service and a MySQL-protocol server (any other with `follow=False`), because `tc netem` is not
+in every kernel and knows nothing of packets. Each fault is an attribute or a method that takes effect at once, on
+open connections too:
 
-    async with open_proxy(server.host, server.port) as proxy:
-        proxy.latency_s = 0.2              # each way, per chunk
-        proxy.slice_bytes = 1              # one byte at a time
-        proxy.black_hole()                 # nothing passes, nothing closes; `proxy.clear()` lets it pass again
-        proxy.cut_after(1000)              # the connection that carries the 1000th byte from now on is reset there
-        proxy.commit_fault = "reply"       # COMMIT takes effect, its answer never comes
-        proxy.rewrite_greeting = without_tls  # new connections are told that the server has no TLS
-        proxy.reset_all(); proxy.half_close(); proxy.refuse(); proxy.accept()
+    async with open_proxy(server.host, server.port) as proxy: proxy.latency_s = 0.2              # each way, per chunk
+    proxy.slice_bytes = 1              # one byte at a time proxy.black_hole()                 # nothing passes,
+    nothing closes; `proxy.clear()` lets it pass again proxy.cut_after(1000)              # the connection that
+    carries the 1000th byte from now on is reset there proxy.commit_fault = "reply"       # COMMIT takes effect, its
+    answer never comes proxy.rewrite_greeting = without_tls  # new connections are told that the server has no TLS
+    proxy.reset_all(); proxy.half_close(); proxy.refuse(); proxy.accept()
 
 To know a COMMIT it follows the client's packets; on a connection that turns to TLS it only passes on.
 """

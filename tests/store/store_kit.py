@@ -208,4 +208,4 @@ async def fetch(database: Database, sql: str, params: Sequence[Param] = ()) -> l
 
 def database_of(store: SqlStore) -> Database:
     """The store's own connections, for a look at what it wrote."""
-    return store._database  # noqa: SLF001  # a test looks behind the verbs at the rows
+    return store._database  # a test looks behind the verbs at the rows

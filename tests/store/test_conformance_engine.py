@@ -23,4 +23,4 @@ async def test_smoke(store: SqlStore) -> None:
     print(await store.businesses.counters(7), await store.tasks.status_counts(7), await store.maintenance.totals())
     print(await store.audit.page(7, None, 10))
     print(await store.engine.recent_sends(7, 0, 10))
-    print(await store.maintenance.purge(NOW+1, 10))
+    print(await store.maintenance.purge(NOW + 1, 10))

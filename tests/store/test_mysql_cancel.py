@@ -1,8 +1,9 @@
-"""A cancellation at any await leaves no open transaction, no half packet and no lost place (RELIABILITY.md §1.4, row 15)."""
+"""A cancellation at any await leaves no open transaction, no half packet and no lost place (RELIABILITY.md §1.4, row
+15).
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 from random import Random
 
 import pytest
@@ -12,6 +13,7 @@ from tests.store.connection_kit import (
     by_hand,
     change,
     database_on,
+    descriptors,
     executing,
     fetch,
     fetching,
@@ -54,7 +56,7 @@ async def settled(server: PrivateServer, limit_s: float = 5) -> None:
     """Wait until the server has no transaction open."""
     with trio.fail_after(limit_s):
         while await trio.to_thread.run_sync(open_transactions, server):
-            await trio.sleep(0.02)  # noqa: ASYNC110  # another process gives no event
+            await trio.sleep(0.02)  # another process gives no event
 
 
 async def nothing_is_left(server: PrivateServer, url: str, database: MysqlDatabase) -> None:
@@ -75,17 +77,28 @@ async def cancelled_after(seconds: float, run: Callable[[], Awaitable[object]]) 
 
 async def test_while_connecting(server: PrivateServer, url: str) -> None:
     async with behind_proxy(server, url) as (database, proxy):
-        proxy.reset_all()
-        for cut in (None, 10, 100):
-            await trio.sleep(0.05)
-            proxy.black_hole("down") if cut is None else proxy.cut_after(cut)
+        for cut in (10, 100, None):
+            proxy.reset_all()
+            await trio.sleep(0.02)
+            if cut is None:
+                proxy.black_hole("down")
+            else:
+                proxy.cut_after(cut)
             with trio.move_on_after(0.1):
                 with pytest.raises(StoreUnavailable):
                     await change(database, INSERT, (b"cancelled", 1))
             proxy.clear()
-            proxy.reset_all()
-            await trio.sleep(1.01)
+        with trio.fail_after(3):
+            while database.statistics().in_use or not await answers(database):
+                await trio.sleep(0.05)  # the pool's pause after a failed login
         await nothing_is_left(server, url, database)
+
+
+async def answers(database: MysqlDatabase) -> bool:
+    try:
+        return bool(await scalar(database, "SELECT 1"))
+    except StoreUnavailable:
+        return False
 
 
 async def test_while_sending_half_a_statement(server: PrivateServer, url: str) -> None:
@@ -230,20 +243,19 @@ async def test_while_waiting_in_line_and_in_a_ping(server: PrivateServer, url: s
 
 @pytest.mark.real_time
 async def test_a_storm_of_cancellations(server: PrivateServer, url: str) -> None:
-    """Clients vanish after 0 to 50 ms for some seconds: what was acknowledged is there, whole; nothing else is open."""
+    """Clients vanish after 0 to 50 ms: what was acknowledged is there, whole; nothing is open; the storm ends well."""
     rng = Random(5)
     acknowledged: list[int] = []
     cancelled = 0
 
     async with opened_mysql(url, pool_size=8) as database:
         await scalar(database, "SELECT 1")
-        descriptors = len(list(Path("/proc/self/fd").iterdir()))
-        ends_at = trio.current_time() + 3
+        before = descriptors()
 
         async def client(number: int) -> None:
             nonlocal cancelled
             serial = number
-            while trio.current_time() < ends_at:
+            while len(acknowledged) < 300 or cancelled < 300:
                 serial += 1000
 
                 async def work(connection: Connection, serial: int = serial) -> None:
@@ -262,19 +274,18 @@ async def test_a_storm_of_cancellations(server: PrivateServer, url: str) -> None
                         continue
                 cancelled += scope.cancelled_caught
 
-        async with trio.open_nursery() as nursery:
-            for number in range(60):
-                nursery.start_soon(client, number)
+        with trio.fail_after(60):
+            async with trio.open_nursery() as nursery:
+                for number in range(60):
+                    nursery.start_soon(client, number)
         await settled(server)
         statistics = database.statistics()
         assert (statistics.in_use, statistics.waiting) == (0, 0)
-        counts = dict(await fetch(database, "SELECT number, COUNT(*) FROM item GROUP BY number"))
-        print("ACK", len(acknowledged), cancelled, statistics)
-        assert len(acknowledged) > 50
-        assert cancelled > 50
+        counts: dict[int, int] = dict(await fetch(database, "SELECT number, COUNT(*) FROM item GROUP BY number"))
+        assert statistics.opened_total < 50  # the storm does not go into logins
         assert {counts.get(serial) for serial in acknowledged} == {2}
         assert set(counts.values()) == {2}
-        assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors + 8
+        assert descriptors() <= before + 8
         idle = len(database._pool._idle)
         mine = sum(row[1] == server.user for row in server.execute("SHOW PROCESSLIST"))
         assert mine == idle <= 8

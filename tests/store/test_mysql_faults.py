@@ -134,14 +134,15 @@ async def test_read_only_in_mid_transaction_is_a_plain_no(server: PrivateServer,
 
 
 async def test_an_answer_cut_anywhere_is_no_answer(server: PrivateServer, url: str) -> None:
-    """A connection that breaks after each byte of a transaction's answers: a failure or the right rows, never others."""
+    """A connection that breaks after so many bytes of a transaction's answers: a failure or the right rows."""
     make_table(url)
     by_hand(url, "INSERT INTO item (number, word) VALUES (1, 'one'), (2, 'two'), (3, 'three')")
     rows = [(1, "one"), (2, "two"), (3, "three")]
     async with open_proxy(server.host, server.port) as proxy:
         database = MysqlDatabase(mysql_url(proxy.url(url)))
         await database.open()
-        failed = unknown = 0
+        unknown = 0
+        kinds: list[str] = []
         for cut in range(0, 400, 3):
 
             async def work(connection: Connection, cut: int = cut) -> None:
@@ -156,12 +157,12 @@ async def test_an_answer_cut_anywhere_is_no_answer(server: PrivateServer, url: s
             except CommitUnknown:
                 unknown += 1
             except StoreFault as fault:
-                assert fault.kind == "lost"
-                failed += 1
+                kinds.append(fault.kind)
             proxy.clear()
             proxy.reset_all()
             await until_it_works_reading(database)
-        assert failed > 20
+        assert len(kinds) > 20
+        assert set(kinds) == {"lost"}
         assert unknown > 0
         await database.aclose()
 
@@ -196,7 +197,8 @@ async def test_silence_costs_the_first_their_time_out_and_the_others_little(serv
         async with opened_mysql(proxy.url(url), pool_size=4, **limits) as database:
             await warm_up(database, 4)
             proxy.black_hole()
-            assert await took(lambda: fetch(database, "SELECT 1")) == (pytest.approx(1.5, abs=0.3), "timeout")
+            seconds, kind = await took(lambda: fetch(database, "SELECT 1"))
+            assert (1.4 < seconds < 2.5, kind) == (True, "timeout")
             # The others are idle, and look well; they must answer a ping first, within 1 s, and then the word is out.
             seconds, kind = await took(lambda: fetch(database, "SELECT 1"))
             assert (seconds < 1.4, kind) == (True, "timeout")
@@ -252,7 +254,8 @@ async def test_a_hanging_login_is_given_up_and_looked_for_by_one_alone(server: P
     async with open_proxy(server.host, server.port) as proxy:
         database = MysqlDatabase(mysql_url(proxy.url(url)), acquire_timeout_s=0.5)
         proxy.black_hole("down")
-        assert await took(database.open) == (pytest.approx(0.5, abs=0.2), "timeout")
+        seconds, kind = await took(database.open)
+        assert (0.4 < seconds < 1.5, kind) == (True, "timeout")
         await trio.sleep(1.01)  # the next may look again
         before = proxy.connections_total
         durations: list[float] = []

@@ -17,8 +17,8 @@ from taskcenter.store.mysql_errors import (
     connect_error,
     statement_error,
 )
-from taskcenter.store.mysql_refusal import parse_refusal
 from taskcenter.store.mysql_pool import RETRY_S, Outage
+from taskcenter.store.mysql_refusal import parse_refusal
 from taskcenter.store.mysql_rows import ProtocolFault, parse_ok, parse_row, reader_of
 from taskcenter.store.mysql_text import render, render_insert
 from taskcenter.store.sql_text import split_insert, split_placeholders

@@ -5,6 +5,7 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from taskcenter.service.api_keys import ApiKey, KeyHasher, base62, checksum, generate, parse
 
 OLD, NEW = ("k1", bytes(range(32))), ("k2", bytes(range(32, 64)))

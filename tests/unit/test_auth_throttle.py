@@ -5,7 +5,9 @@ from taskcenter.service.auth_throttle import SECRET_COST, TOKEN_COST, AuthThrott
 MINUTE = 60_000
 
 
-def answers(throttle: AuthThrottle, times: int, *, ip: str = "192.0.2.1", cost: float = SECRET_COST, now: int = 0) -> int:
+def answers(
+    throttle: AuthThrottle, times: int, *, ip: str = "192.0.2.1", cost: float = SECRET_COST, now: int = 0
+) -> int:
     """How many of `times` failures are answered 401 and not 429."""
     return sum(throttle.failed(ip, None, cost, now) is None for _ in range(times))
 

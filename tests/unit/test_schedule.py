@@ -269,8 +269,12 @@ def test_kept_form() -> None:
     assert validate(kept) == kept
 
 
-@given(st.dictionaries(st.sampled_from(["cron", "timezone", "every", "end_at", "max_runs", "misfire", "x"]),
-                       st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers())))
+@given(
+    st.dictionaries(
+        st.sampled_from(["cron", "timezone", "every", "end_at", "max_runs", "misfire", "x"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers()),
+    )
+)
 def test_nothing_but_a_schedule_error_comes_out(schedule: dict[str, Any]) -> None:
     try:
         kept = validate(schedule)

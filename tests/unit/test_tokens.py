@@ -13,6 +13,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
 from taskcenter.errors import ConfigError, Unauthenticated
 from taskcenter.service.external_tokens import ExternalIssuer
 from taskcenter.service.principal import TOKEN_SCOPES, Scope

@@ -218,7 +218,7 @@ async def test_a_slewed_clock_makes_it_neither_early_nor_late(
     clock = Clock(ANCHOR)
     deliveries = Deliveries(clock)
     driver = WheelDriver(clock, deliveries, lead_ms=LEAD)
-    for delay in (10_000, 100_000, 290_000):
+    for delay in (60_000, 125_000, 290_000):  # far enough apart that none owes its punctuality to another's wake-up
         driver.schedule(ref(str(delay), delay))
     async with trio.open_nursery() as nursery:
         await nursery.start(driver.run)

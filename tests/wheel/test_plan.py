@@ -141,16 +141,32 @@ def test_all_shards_are_asked_for_without_a_list() -> None:
 
 def test_groups_meet_and_become_one() -> None:
     plan = LoadPlan(NOW, SPANS)
-    for number in range(5):  # taken over one after the other, each found in the middle of being read
-        plan.add({number})
-        read = ask(plan, NOW + number * 300)
-        plan.done(read, [], NOW + number * 300)
-    run_out(plan, NOW + 1_300)
-    plan.add({100})
-    run_out(plan, NOW + 2_300)
-    reads = run_out(plan, NOW + 10_000)
+    now_ms = NOW
+    for number in range(40):  # every read takes 37 ms; now and then a shard is taken over
+        if number % 8 == 0:
+            plan.add({number})
+        if (read := plan.next(now_ms, ROOM)) is not None:
+            plan.done(read, [], now_ms)
+        now_ms += 37
+    while (read := plan.next(now_ms, ROOM)) is not None:
+        plan.done(read, [], now_ms)
+        now_ms += 37
+    reads = run_out(plan, now_ms + 5_000)
     assert [read.kind for read in reads] == [Kind.NEAR, Kind.WINDOW]
-    assert all(read.shards == frozenset({0, 1, 2, 3, 4, 100}) for read in reads)
+    assert all(read.shards == frozenset({0, 8, 16, 24, 32}) for read in reads)
+
+
+def test_a_group_does_not_join_a_walk_that_has_begun() -> None:
+    plan = LoadPlan(NOW, SPANS)
+    plan.add({1})
+    while (read := ask(plan, NOW)).kind is not Kind.WINDOW:
+        plan.done(read, [], NOW)
+    plan.done(read, full_page(NOW + 90_000), NOW)  # the rest of the window of shard 1 is yet to be read
+    plan.add({2})
+    reads = [read for read in run_out(plan, NOW) if read.shards is not None and 2 in read.shards]
+    assert all(read.after is None for read in reads), "the other's cursor is not theirs"
+    spans = [(read.due_from_ms - NOW, read.due_to_ms - NOW) for read in reads]
+    assert spans == [(-NOW, 1), (1, 30_000), (30_000, 600_000)]
 
 
 def test_shards_taken_over_together_are_read_together() -> None:

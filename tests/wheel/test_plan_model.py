@@ -25,7 +25,7 @@ class PlanAndStore(RuleBasedStateMachine):
         self.now_ms = START
         self.plan = LoadPlan(START, SPANS)
         self.rows: dict[str, TaskRef] = {}
-        self.made_here: set[str] = set()  # those this instance made while it owned their shard, and has owned it since
+        self.known: set[str] = set()  # what was there when their shard was taken over, or was made here since
         self.wheel: dict[str, TaskRef] = {}
         self.owned: set[int] = set()
         self.serial = 0
@@ -35,7 +35,7 @@ class PlanAndStore(RuleBasedStateMachine):
         ref = TaskRef(f"{self.serial % 7}-{self.serial}", 1, shard, self.now_ms + delay_ms, 1)
         self.rows[ref.task_id] = ref
         if here and shard in self.owned:
-            self.made_here.add(ref.task_id)
+            self.known.add(ref.task_id)
             if self.plan.covers(ref.due_at, self.now_ms):
                 self.wheel[ref.task_id] = ref
 
@@ -46,6 +46,7 @@ class PlanAndStore(RuleBasedStateMachine):
     @rule(shards=SHARDS)
     def take_over(self, shards: set[int]) -> None:
         self.plan.add(shards)
+        self.known |= {row.task_id for row in self.rows.values() if row.shard in shards - self.owned}
         self.owned |= shards
 
     @rule(shards=SHARDS)
@@ -53,7 +54,7 @@ class PlanAndStore(RuleBasedStateMachine):
         self.plan.remove(shards)
         self.owned -= shards
         self.wheel = {task_id: ref for task_id, ref in self.wheel.items() if ref.shard not in shards}
-        self.made_here = {task_id for task_id in self.made_here if self.rows[task_id].shard not in shards}
+        self.known = {task_id for task_id in self.known if self.rows[task_id].shard not in shards}
 
     @rule(step_ms=st.one_of(st.integers(0, 1_500), st.integers(0, 90_000)))
     def time_passes(self, step_ms: int) -> None:
@@ -96,7 +97,7 @@ class PlanAndStore(RuleBasedStateMachine):
 
     @rule()
     def catch_up(self) -> None:
-        """With a healthy store and room, all this instance made is on the wheel as far as the window goes."""
+        """With a healthy store and room, all this instance can know of is on the wheel as far as the window goes."""
         while self.read_page(room=100, between=[], fails=False):
             pass
         if not self.owned:
@@ -106,7 +107,7 @@ class PlanAndStore(RuleBasedStateMachine):
         assert until_ms is not None and until_ms > self.now_ms + SPANS.window_ms - SPANS.step_ms
         missing = [
             self.rows[task_id]
-            for task_id in self.made_here
+            for task_id in self.known
             if task_id not in self.wheel and self.rows[task_id].due_at < until_ms
         ]
         assert not missing

@@ -153,6 +153,20 @@ def test_a_half_poured_slot_hides_no_earlier_timer() -> None:
     assert wheel.advance(0, 1) == [], "one unit: the later one is in the heap, the earlier one still in the slot"
     deadline = wheel.next_deadline()
     assert deadline is not None and deadline <= 1001
+    fired: list[int] = []
+    while len(wheel):
+        fired += wheel.advance(2000, 1)
+    assert fired == [1001, 1003]
+
+
+def test_a_coarse_slot_that_begins_with_a_fine_one_goes_first() -> None:
+    wheel: TimingWheel[int] = TimingWheel(0)
+    wheel.insert("from afar", 2049, 2049)  # to level 1, in the slot that begins at 2048
+    assert wheel.advance(1100, PLENTY) == []
+    wheel.insert("from near", 2050, 2050)  # to level 0, in the slot that begins at 2048
+    assert wheel.advance(1100, PLENTY) == []
+    assert wheel.statistics().levels[:2] == (1, 1)
+    assert wheel.advance(3000, PLENTY) == [2049, 2050]
 
 
 def test_cancelled_timers_leave_the_heap_before_their_time() -> None:

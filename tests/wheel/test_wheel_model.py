@@ -17,7 +17,9 @@ GEOMETRIES = [
     {"tick_bits": 2, "radix_bits": 2, "slot_bits": 4, "levels": 2},
 ]
 KEYS = st.integers(0, 30)
-DELAYS = st.one_of(st.integers(-20, 60), st.integers(-2000, 5000), st.integers(0, 10**6), st.integers(0, 10**9))
+DELAYS = st.one_of(
+    st.integers(0, 9), st.integers(-20, 60), st.integers(-2000, 5000), st.integers(0, 10**6), st.integers(0, 10**9)
+)
 BUDGETS = st.one_of(st.integers(1, 6), st.just(10**6))
 STEPS = st.one_of(st.integers(0, 5), st.integers(0, 300), st.integers(-100_000, -1), st.integers(0, 10**9))
 

@@ -41,7 +41,8 @@ def body_of(task: Task) -> bytes:
     head = (
         f'{{"task_id":"{task.id}","business_code":{json.dumps(task.business_code)},'
         f'"business_id":{json.dumps(task.business_unique_id, ensure_ascii=False)},"attempt":{task.current_retry + 1},'
-        f'"max_attempts":{task.max_retries + 1},"run":{task.run},"scheduled_at":"{rfc3339(task.scheduled_at)}","payload":'
+        f'"max_attempts":{task.max_retries + 1},"run":{task.run},'
+        f'"scheduled_at":"{rfc3339(task.scheduled_at)}","payload":'
     )
     return b"%b%b}" % (head.encode(), task.payload)
 

@@ -64,7 +64,7 @@ def move_after(task: Task, decision: Decision, started_ms: int, ended_ms: int) -
             return end_run(task, event, reason, error, started_ms, ended_ms)
 
 
-def end_run(
+def end_run(  # noqa: PLR0917  # what ended, why, and when, in this order
     task: Task, event: Event, reason: FinishReason | None, error: str | None, started_ms: int, ended_ms: int
 ) -> Move:
     """A run is over: the next one of the schedule, or the end. Past the deadline no run follows.

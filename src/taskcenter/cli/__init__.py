@@ -1,5 +1,4 @@
-"""The command line: `taskcenter --help`. Exit status 0 done, 1 refused, 2 usage or settings, 3 the database's schema.
-"""
+"""The command line: `taskcenter --help`. Exit status: 0 done, 1 refused, 2 usage or settings, 3 schema."""
 
 from __future__ import annotations
 

@@ -49,6 +49,8 @@ async def _demo_key(businesses: Businesses) -> str:
 
 def _text(url: str, key: str, admin_token: str | None) -> str:
     lines = [f"Task Center serves at {url}", f"business     {DEMO}", f"API key      {key}"]
+    body = f'{{"business_id": "order-\'$(date +%s)\'", "callback_url": "{url}/health/live", '
+    body += '"callback_method": "GET", "delay": 5}'
     if admin_token is not None:
         lines.append(f"admin token  {admin_token}   (shown this once)")
     lines += [
@@ -56,8 +58,7 @@ def _text(url: str, key: str, admin_token: str | None) -> str:
         "A task of your own, in 5 seconds, called at a page of this service:",
         "",
         f"curl -s {url}/api/v1/tasks -H 'Authorization: Bearer {key}' -H 'Content-Type: application/json' \\",
-        f"""  -d '{{"business_id": "order-'$(date +%s)'", "callback_url": "{url}/health/live","""
-        """ "callback_method": "GET", "delay": 5}'""",
+        f"  -d '{body}'",
         "",
     ]
     return "\n".join(lines)

@@ -61,8 +61,7 @@ def migrate(
 
 
 def up(config: Config = None) -> None:
-    """What `make run` starts: the service on its embedded store, with a demo business, then the demo, then on serving.
-    """
+    """What `make run` starts: the service on its embedded store, a demo business, the demo; then it goes on."""
     settings = guarded(lambda: quickstart_settings(load_settings(config)))
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning", settings.log_format)
     guarded(partial(prepare_database, settings, migrate=True))

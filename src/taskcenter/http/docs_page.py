@@ -124,10 +124,7 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
     if "requestBody" in operation:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         parts.append(f"<h4>Body</h4>{_fields(document, _resolve(document, schema))}")
-    answers = [
-        _answer(document, status, response)
-        for status, response in sorted(operation["responses"].items())
-    ]
+    answers = [_answer(document, status, response) for status, response in sorted(operation["responses"].items())]
     parts.append(f"<h4>Answers</h4><table>{''.join(answers)}</table>")
     return (
         f'<details id="{operation["operationId"]}"><summary><span class="method {method}">{method.upper()}</span>'

@@ -103,7 +103,10 @@ def routes_of(app: Quart) -> list[Route]:
     """Every route but HEAD, which goes with GET."""
     routes = [
         Route(
-            _ARGUMENT.sub(r"{\1}", rule.rule), method, tuple(_ARGUMENT.findall(rule.rule)), rule.endpoint,
+            _ARGUMENT.sub(r"{\1}", rule.rule),
+            method,
+            tuple(_ARGUMENT.findall(rule.rule)),
+            rule.endpoint,
             operation_of(app.view_functions.get(rule.endpoint)),
         )
         for rule in app.url_map.iter_rules()

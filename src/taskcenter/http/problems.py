@@ -53,6 +53,7 @@ TITLES: Final = {
     "unsupported_media_type": "The body is not application/json",
     "invalid_request": "The input breaks a rule",
     "business_id_conflict": "This business_id stands for another task",
+    "business_code_conflict": "This business_code is taken",
     "version_conflict": "Changed by somebody else meanwhile",
     "task_finished": "The task has ended",
     "not_cancellable": "The task has ended",

@@ -112,5 +112,5 @@ def if_match() -> int | None:
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """`content`: JSON text in bytes, or a value to write as JSON."""
     return Response(
-        content if isinstance(content, bytes) else dump(content), status, headers=headers, content_type=JSON
+        content if isinstance(content, bytes) else dump(content), status, headers=dict(headers or {}), content_type=JSON
     )

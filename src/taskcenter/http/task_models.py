@@ -216,9 +216,7 @@ class ExplanationView(BaseModel):
     business_id: str = Field(description="The caller's own name for it.", examples=["order-42:reminder"])
     state: Status = Field(description="The task's status.", examples=["pending"])
     finish_reason: FinishReason | None = Field(description="Why it ended.", examples=["retries_exhausted"])
-    summary: str = Field(
-        description="One sentence.", examples=["Attempt 1 of 4 is due in 42 s; it is not due yet."]
-    )
+    summary: str = Field(description="One sentence.", examples=["Attempt 1 of 4 is due in 42 s; it is not due yet."])
     waiting_for: str | None = Field(
         description="time, rate_limit, breaker, concurrency, capacity, paused, store, in_flight (the receiver's "
         "answer), or owner (the instance that runs its shard); null when it has ended.",

@@ -141,8 +141,7 @@ class Engine:
             task_status.started()
 
     async def drain(self, grace_s: float) -> bool:
-        """Start nothing more; let what is on its way end and be recorded; hand the shards over. False: grace ran out.
-        """
+        """Start nothing more; let what is on its way end; hand the shards over. False: grace ran out."""
         self._draining = True
         with trio.move_on_after(grace_s) as scope:
             await self._registry.drain()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import subprocess
+import subprocess  # nosec B404  # starts this program itself, no shell
 import sys
 from collections.abc import Mapping
 from typing import Final

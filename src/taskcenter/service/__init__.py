@@ -1,1 +1,1 @@
-"""The use cases: all that `http` may call. Knows the store and the engine's port, never the transport of the request."""
+"""The use cases: all that `http` may call. Knows the store and the engine's port, never the transport."""

@@ -6,7 +6,7 @@ one commit for many. (What changes something carries its entry in its own transa
 Invariants. At most `MOST_WAITING` entries wait. The same failure (key, reason, address) is written at once and then,
 if it goes on, once a minute with a count; no more than `MOST_KINDS` different ones a minute are told apart, the rest is
 counted together. So a flood adds a few hundred rows a minute, whatever its rate. The use of a credential is written
-once a minute for each key and address.
+once a minute for each business, key and address.
 
 On failure. While the store is out the entries wait and are appended when it is back; past the bound the newest are
 dropped, counted and logged. An append whose commit is unknown is repeated: twice in the trail is better than never.
@@ -56,7 +56,7 @@ class AuditTrail:
         self._failures: dict[tuple[int, str | None, str, str | None], _Repeats] = {}
         self._others = 0  # failures of the period that were of too many kinds
         self._period_began = clock.now_ms()
-        self._uses: OrderedDict[tuple[str, str | None], int] = OrderedDict()
+        self._uses: OrderedDict[tuple[int, str, str | None], int] = OrderedDict()
         self.dropped = 0
 
     def add(self, entry: NewAuditEntry) -> None:
@@ -88,8 +88,8 @@ class AuditTrail:
             self._others += 1
 
     def use(self, entry: NewAuditEntry) -> None:
-        """A credential was used: written once a minute for each key and address."""
-        kind = (entry.actor_key_id or entry.actor_kind, entry.ip)
+        """A credential was used: written once a minute for each business, key and address."""
+        kind = (entry.business_id, entry.actor_key_id or entry.actor_kind, entry.ip)
         before = self._uses.get(kind)
         if before is not None and entry.at - before < PERIOD_MS:
             return

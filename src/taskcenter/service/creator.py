@@ -23,12 +23,10 @@ from typing import Final
 import trio
 
 from taskcenter import log
-from taskcenter.clock import Clock
 from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
-from taskcenter.metrics import Metrics
 from taskcenter.service.shielded import Slot
-from taskcenter.store.interface import TaskStore
-from taskcenter.store.records import CreateResult, NewAuditEntry, NewTask
+from taskcenter.service.task_tools import TaskTools
+from taskcenter.store.records import Created, CreateResult, NewAuditEntry, NewTask
 
 MAX_GROUP: Final = 256
 MAX_WAITING: Final = 4096
@@ -55,11 +53,10 @@ class _Waiting:
 class Creator:
     """Owns the queue of creates. `create` is called by handlers; `run` is the one task that commits."""
 
-    def __init__(self, store: TaskStore, clock: Clock, metrics: Metrics) -> None:
-        self._store = store
-        self._clock = clock
-        self._group_size = metrics.commit_batch_size.labels("create")
-        self._duration = metrics.commit_duration.labels("create")
+    def __init__(self, tools: TaskTools) -> None:
+        self._tools = tools
+        self._group_size = tools.metrics.commit_batch_size.labels("create")
+        self._duration = tools.metrics.commit_duration.labels("create")
         self._queue: deque[_Waiting] = deque()
         self._wake = trio.Event()
         self._closing = False
@@ -76,17 +73,25 @@ class Creator:
         return await waiting.slot.result()
 
     async def create_many(self, creates: Sequence[Create]) -> list[CreateResult]:
-        """All of `creates` in one transaction of their own. Raises `StoreUnavailable`."""
-        now = self._clock.now_ms()
+        """All of `creates` in one transaction; then the engine is told. Raises `StoreUnavailable`.
+
+        Run it where no client can cancel it: what is committed must be told.
+        """
+        now = self._tools.clock.now_ms()
         tasks = [create.task for create in creates]
         limits = {create.task.business_id: create.max_active for create in creates}
         audit = [create.audit for create in creates]
         self._group_size.observe(len(tasks))
         with self._duration.time():
             try:
-                return await self._store.create(tasks, limits, audit, now)
+                results = await self._tools.store.create(tasks, limits, audit, now)
             except CommitUnknown:
-                return await self._store.create(tasks, limits, audit, now)
+                results = await self._tools.store.create(tasks, limits, audit, now)
+        for result in results:
+            if isinstance(result, Created):
+                self._tools.nudge(result.task)
+                self._tools.metrics.tasks_created.labels(result.task.business_code).inc()
+        return results
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `close`, and then until nothing waits. Cancelled: who waits is told that the outcome is unknown."""
@@ -120,8 +125,9 @@ class Creator:
         try:
             results = await self.create_many([waiting.create for waiting in group])
         except StoreUnavailable as error:
+            kind = CommitUnknown if isinstance(error, CommitUnknown) else StoreUnavailable
             for waiting in group:
-                waiting.slot.fail(type(error)(str(error)))
+                waiting.slot.fail(kind(str(error)))  # one each: an exception is raised by one task only
         except Exception as error:  # noqa: BLE001 - raised again by the one handler whose create it is
             if len(group) == 1:
                 group[0].slot.fail(error)

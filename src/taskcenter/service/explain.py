@@ -55,9 +55,7 @@ class Explanation:
     executions: Sequence[Execution]
 
 
-def explain(
-    task: Task, executions: Sequence[Execution], business: Business, engine: Engine, now: int
-) -> Explanation:
+def explain(task: Task, executions: Sequence[Execution], business: Business, engine: Engine, now: int) -> Explanation:
     """`executions`: the latest, newest first. `now` in ms since 1970."""
     if task.finished_at is not None:
         sentence = f"It {_ended(task)} at {format_time(task.finished_at)}{_ENDS[task.finish_reason]}."
@@ -66,7 +64,14 @@ def explain(
     planned = _planned(task, view.expected_start_at)
     sentence = f"{_due(task, now)}; {_HELD.get(view.reason, view.reason)}."
     return Explanation(
-        task, sentence, view.reason, view.detail, view.position, view.expected_start_at, planned, _runs(task, now),
+        task,
+        sentence,
+        view.reason,
+        view.detail,
+        view.position,
+        view.expected_start_at,
+        planned,
+        _runs(task, now),
         executions,
     )
 

@@ -22,9 +22,27 @@ _NAME: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,128}")
 _VALUE: Final = re.compile(r"(?:[\x21-\x7e\xa1-\xff](?:[\t\x20-\x7e\xa0-\xff]*[\x21-\x7e\xa1-\xff])?)?")
 _OURS: Final = frozenset(
     {
-        "connection", "keep-alive", "proxy-connection", "proxy-authenticate", "proxy-authorization", "te", "trailer",
-        "transfer-encoding", "upgrade", "http2-settings", "host", "content-length", "content-encoding", "expect",
-        "accept-encoding", "user-agent", "idempotency-key", "traceparent", "tracestate", "baggage", "date",
+        "connection",
+        "keep-alive",
+        "proxy-connection",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "http2-settings",
+        "host",
+        "content-length",
+        "content-encoding",
+        "expect",
+        "accept-encoding",
+        "user-agent",
+        "idempotency-key",
+        "traceparent",
+        "tracestate",
+        "baggage",
+        "date",
         "x-request-id",
     }
 )
@@ -52,7 +70,8 @@ def read_headers(value: Any) -> dict[str, str]:
             raise InsideFault(name[:MAX_NAME_CHARS], "is not a header name (a token of RFC 9110)")
         if type(content) is not str or len(content) > MAX_VALUE_CHARS or not _VALUE.fullmatch(content):
             raise InsideFault(
-                name, f"must be a text of at most {MAX_VALUE_CHARS} Latin-1 characters without control characters or "
+                name,
+                f"must be a text of at most {MAX_VALUE_CHARS} Latin-1 characters without control characters or "
                 "white space at its ends",
             )
         if low in _OURS or low.startswith(_OUR_PREFIXES):

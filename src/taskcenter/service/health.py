@@ -46,8 +46,7 @@ class HealthService:
         checks = {"store": await self._store_check(), **self._engine.health()}
         if self._draining:
             checks["serving"] = "unavailable: draining"
-        words = {value.partition(":")[0] for value in checks.values()}
-        return Health(max(words, key=_rank), checks)
+        return Health(_ORDER[max(_rank(value) for value in checks.values())], checks)
 
     async def _store_check(self) -> str:
         async with self._pinging:
@@ -67,5 +66,6 @@ class HealthService:
         return "ok"
 
 
-def _rank(word: str) -> int:
+def _rank(value: str) -> int:
+    word = value.partition(":")[0]
     return _ORDER.index(word) if word in _ORDER else 1

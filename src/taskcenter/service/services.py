@@ -85,10 +85,8 @@ class Services:
         """`keys`: the encryption keys, (id, 32 bytes), newest first. Raises `ConfigError`."""
         writes = Writes()
         tools = TaskTools(store.tasks, engine, writes, clock, egress.check_url, metrics)
-        creator = Creator(store.tasks, clock, metrics)
-        tasks = TaskServices(
-            TaskService(tools), TaskCreation(tools, creator, ids), TaskBulk(tools), creator, writes
-        )
+        creator = Creator(tools)
+        tasks = TaskServices(TaskService(tools), TaskCreation(tools, creator, ids), TaskBulk(tools), creator, writes)
         access = build_business_services(
             store, engine, clock, settings=settings, metrics=metrics, writes=writes,
             encryption_keys=keys, random_bytes=random_bytes, on_expiring=on_expiring,

@@ -38,7 +38,6 @@ class TaskCreation:
         self._check_load()
         task = await self._read(body, business)
         result = await self.creator.create(self._create(principal, business, task))
-        self._settle([result])
         return _accepted(result)
 
     async def create_batch(
@@ -77,13 +76,8 @@ class TaskCreation:
                 creates.append(self._create(principal, business, task))
             if index % SLICE == SLICE - 1:
                 await trio.lowlevel.checkpoint()
-        created = iter(await self.tools.writes.call(lambda: self._commit(creates)) if creates else [])
+        created = iter(await self.tools.writes.call(lambda: self.creator.create_many(creates)) if creates else [])
         return [_answer(next(created)) if answer is None else answer for answer in answers]
-
-    async def _commit(self, creates: Sequence[Create]) -> list[CreateResult]:
-        results = await self.creator.create_many(creates)
-        self._settle(results)
-        return results
 
     async def _read(self, body: object, business: Business) -> NewTask:
         now = self.tools.clock.now_ms()
@@ -99,13 +93,6 @@ class TaskCreation:
     def _create(self, principal: Principal, business: Business, task: NewTask) -> Create:
         audit = audit_entry(principal, business.id, task.created_at, "task.create", task.id)
         return Create(task, business.max_active_tasks, audit)
-
-    def _settle(self, results: Sequence[CreateResult]) -> None:
-        """After the commit, for what is new: nudge and count."""
-        for result in results:
-            if isinstance(result, Created):
-                self.tools.nudge(result.task)
-                self.tools.metrics.tasks_created.labels(result.task.business_code).inc()
 
     def _check_load(self) -> None:
         if reason := self.tools.engine.overloaded():
@@ -130,7 +117,5 @@ def _answer(result: CreateResult) -> Created | Replayed | TaskCenterError:
                 existing_task_id=existing,
             )
         case QuotaFull(limit=limit, active=active):
-            return TooMany(
-                "quota_exceeded", f"{active} of {limit} tasks are active", retry_after_s=QUOTA_RETRY_S
-            )
+            return TooMany("quota_exceeded", f"{active} of {limit} tasks are active", retry_after_s=QUOTA_RETRY_S)
     assert_never(result)

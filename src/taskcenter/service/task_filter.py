@@ -12,6 +12,7 @@ from taskcenter.errors import FieldFault, InvalidInput
 from taskcenter.service.fields import (
     TIME_SCHEMA,
     InputModel,
+    InsideFault,
     Reads,
     listing,
     moment,
@@ -44,7 +45,14 @@ def _statuses(choices: tuple[str, ...]) -> Callable[[Any], frozenset[Status]]:
     read_all = listing(one_of(*choices), len(choices), unique=True)
 
     def read(value: Any) -> frozenset[Status]:
-        return frozenset(Status(one) for one in read_all(value.split(",") if type(value) is str else value))
+        if value in ("", []):
+            raise ValueError(f"must name at least one of {', '.join(choices)}")
+        if type(value) is not str:
+            return frozenset(map(Status, read_all(value)))
+        try:
+            return frozenset(map(Status, read_all(value.split(","))))
+        except InsideFault as error:  # within a text there is no path to point at
+            raise ValueError(str(error)) from None
 
     return read
 
@@ -53,7 +61,9 @@ def _digits(least: int, most: int) -> Callable[[Any], int]:
     read_number = whole_number(least, most)
 
     def read(value: Any) -> int:
-        return read_number(int(value) if type(value) is str and value.isdecimal() and len(value) < 10 else None)
+        return read_number(
+            int(value) if type(value) is str and value.isascii() and value.isdigit() and len(value) < 10 else None
+        )
 
     return read
 

@@ -151,12 +151,25 @@ def read_task(body: object, business: Business, task_id: str, now: int, check_ur
     due_at = begin_at if given.schedule is None else first_due(given.schedule, begin_at)
     timeout_ms = business.default_timeout_ms if given.timeout is None else given.timeout
     task = NewTask(
-        id=task_id, business_id=business.id, business_code=business.code, shard=business.shard,
-        business_unique_id=given.business_id, request_hash=canonical_hash(body), callback_url=given.callback_url,
-        callback_host=host, callback_method=given.callback_method, headers=given.headers or {},
-        payload=given.payload, retry_intervals_ms=given.retry_intervals or (), timeout_ms=timeout_ms,
-        due_at=now if due_at is None else due_at, created_at=now, schedule=given.schedule,
-        deadline_at=now - 1 if due_at is None else given.deadline, finish_url=given.finish_url, tags=given.tags or (),
+        id=task_id,
+        business_id=business.id,
+        business_code=business.code,
+        shard=business.shard,
+        business_unique_id=given.business_id,
+        request_hash=canonical_hash(body),
+        callback_url=given.callback_url,
+        callback_host=host,
+        callback_method=given.callback_method,
+        headers=given.headers or {},
+        payload=given.payload,
+        retry_intervals_ms=given.retry_intervals or (),
+        timeout_ms=timeout_ms,
+        due_at=now if due_at is None else due_at,
+        created_at=now,
+        schedule=given.schedule,
+        deadline_at=now - 1 if due_at is None else given.deadline,
+        finish_url=given.finish_url,
+        tags=given.tags or (),
     )
     return Ended(task) if due_at is None else task
 
@@ -182,10 +195,18 @@ def read_update(body: object, now: int, check_url: CheckUrl) -> TaskChange:
     if faults:
         raise InvalidInput(faults)
     return TaskChange(
-        callback_url=given.callback_url, callback_host=host, callback_method=given.callback_method,
-        headers=given.headers, payload=given.payload, retry_intervals_ms=given.retry_intervals,
-        timeout_ms=given.timeout, schedule=given.schedule, tags=given.tags, due_at=UNSET if due_at is None else due_at,
-        deadline_at=given.deadline, finish_url=given.finish_url,
+        callback_url=given.callback_url,
+        callback_host=host,
+        callback_method=given.callback_method,
+        headers=given.headers,
+        payload=given.payload,
+        retry_intervals_ms=given.retry_intervals,
+        timeout_ms=given.timeout,
+        schedule=given.schedule,
+        tags=given.tags,
+        due_at=UNSET if due_at is None else due_at,
+        deadline_at=given.deadline,
+        finish_url=given.finish_url,
     )
 
 

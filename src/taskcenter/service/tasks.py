@@ -156,9 +156,7 @@ class TaskService:
     async def cancel_by_business_id(self, principal: Principal, unique_id: str) -> Cancelled:
         """As `cancel`."""
         business = principal.require(Scope.TASKS_WRITE)
-        return await self._cancel(
-            principal, business, await find_by_unique_id(self.tools.store, business, unique_id)
-        )
+        return await self._cancel(principal, business, await find_by_unique_id(self.tools.store, business, unique_id))
 
     async def _cancel(self, principal: Principal, business: Business, task: Task) -> Cancelled:
         now = self.tools.clock.now_ms()

@@ -151,8 +151,15 @@ async def cancel(connection: Connection, call: Change, finish: FinishOf | None) 
 
 
 async def cancel_matching(
-    connection: Connection, *, vault: Vault, business_id: int, where: TaskFilter, limit: int, now: int,
-    audit: NewAuditEntry, finish: FinishOf | None,
+    connection: Connection,
+    *,
+    vault: Vault,
+    business_id: int,
+    where: TaskFilter,
+    limit: int,
+    now: int,
+    audit: NewAuditEntry,
+    finish: FinishOf | None,
 ) -> list[Task]:
     """See `interface.TaskStore.cancel_matching`."""
     wanted = replace(where, statuses=(where.statuses & ACTIVE) if where.statuses else ACTIVE)
@@ -167,9 +174,7 @@ async def cancel_matching(
     return sorted(cancelled, key=lambda task: task.id, reverse=True)
 
 
-async def _cancel(
-    connection: Connection, tasks: Sequence[Task], call: Change, finish: FinishOf | None
-) -> list[Task]:
+async def _cancel(connection: Connection, tasks: Sequence[Task], call: Change, finish: FinishOf | None) -> list[Task]:
     """Cancel locked active tasks; their finish_url's tasks are born with it."""
     now = call.now
     doc = to_json([{"id": task.id, "version": task.version, "at": now} for task in tasks])

@@ -53,7 +53,10 @@ class Plan:
 
 
 def plan(
-    tasks: Sequence[NewTask], keys: Sequence[Key], taken: Mapping[Key, Known], active: Mapping[int, int],
+    tasks: Sequence[NewTask],
+    keys: Sequence[Key],
+    taken: Mapping[Key, Known],
+    active: Mapping[int, int],
     max_active: Mapping[int, int],
 ) -> Plan:
     """Decide item by item, in order; an item sees those before it. Pure."""
@@ -96,7 +99,10 @@ async def prepare(tasks: Sequence[NewTask], vault: Vault) -> list[tuple[Param, .
 
 
 async def create(
-    database: Database, vault: Vault, tasks: Sequence[NewTask], max_active: Mapping[int, int],
+    database: Database,
+    vault: Vault,
+    tasks: Sequence[NewTask],
+    max_active: Mapping[int, int],
     audit: Sequence[NewAuditEntry | None],
 ) -> list[CreateResult]:
     """See `interface.TaskStore.create`."""

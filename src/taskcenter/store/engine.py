@@ -152,16 +152,12 @@ class SqlEngineStore:
     async def record(self, outcomes_: Sequence[Outcome], now: int) -> list[Recorded]:
         if not outcomes_:
             return []
-        return await self._outcomes.write(
-            partial(outcomes.record, vault=self._vault, outcomes=outcomes_, now=now)
-        )
+        return await self._outcomes.write(partial(outcomes.record, vault=self._vault, outcomes=outcomes_, now=now))
 
     async def settle(self, settlements: Sequence[Settlement], now: int) -> list[Recorded]:
         if not settlements:
             return []
-        return await self._outcomes.write(
-            partial(outcomes.settle, vault=self._vault, settlements=settlements, now=now)
-        )
+        return await self._outcomes.write(partial(outcomes.settle, vault=self._vault, settlements=settlements, now=now))
 
     async def recover(
         self, terms: Mapping[int, int], now: int, limit: int, *, finish: FinishOf | None = None

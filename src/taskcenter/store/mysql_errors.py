@@ -16,7 +16,6 @@ from taskcenter.errors import CommitUnknown, TaskCenterError
 from taskcenter.store.connection import DuplicateKey, FaultKind, LockConflict, QueryFault, StoreFault
 from taskcenter.store.mysql_refusal import DUPLICATE, Refusal
 
-
 # The server has ended (1213, 1020) or must be made to end (1205, 3572: ROLLBACK) the transaction; a repeat may succeed.
 CONFLICTS: Final = {1205: "lock wait", 1213: "deadlock", 1020: "row changed", 3572: "row locked"}
 FAULTS: Final[dict[int, tuple[FaultKind, str]]] = {

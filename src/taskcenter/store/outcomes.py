@@ -126,9 +126,7 @@ def _is_stale(outcome: Outcome, heads: dict[str, Head], mine: set[str]) -> bool:
     return outcome.task_id in mine and heads[outcome.task_id].version != outcome.version
 
 
-async def settle(
-    connection: Connection, vault: Vault, settlements: Sequence[Settlement], now: int
-) -> list[Recorded]:
+async def settle(connection: Connection, vault: Vault, settlements: Sequence[Settlement], now: int) -> list[Recorded]:
     """See `interface.EngineStore.settle`."""
     terms = await held(connection, {settlement.shard for settlement in settlements})
     heads = await _lock(connection, [settlement.task_id for settlement in settlements])
@@ -216,9 +214,7 @@ async def _move(
         exactly(await connection.execute(statement, (doc,)), len(applied))
 
 
-def _note(
-    deltas: Deltas, applied: Sequence[Outcome] | Sequence[Settlement], heads: dict[str, Head]
-) -> None:
+def _note(deltas: Deltas, applied: Sequence[Outcome] | Sequence[Settlement], heads: dict[str, Head]) -> None:
     """What the moves do to the counters."""
     for item in applied:
         head = heads[item.task_id]
@@ -239,9 +235,7 @@ def _entry(item: Outcome | Settlement, now: int) -> dict[str, Any]:
     return entry
 
 
-async def _finish(
-    connection: Connection, vault: Vault, tasks: Sequence[NewTask | None], deltas: Deltas
-) -> None:
+async def _finish(connection: Connection, vault: Vault, tasks: Sequence[NewTask | None], deltas: Deltas) -> None:
     """What follows from the moves: the finish_urls' tasks and the counters."""
     await insert_finish(connection, vault, [task for task in tasks if task is not None])
     await count(connection, deltas)

@@ -235,8 +235,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Settlement:
-    """A move of a task that waits, with no attempt: deadline passed, missed run skipped. Guarded by version and term.
-    """
+    """A move of a waiting task without an attempt: its deadline passed. Guarded by version and term."""
 
     task_id: str
     business_id: int

@@ -62,7 +62,7 @@ async def recover(
     """Take over up to `limit` tasks of the shards that are held at these terms."""
     fenced = await held(connection, terms.keys())
     mine = {shard: term for shard, term in sorted(terms.items()) if fenced.get(shard) == term}
-    doc = to_json([{"shard": shard, "term": term} for shard, term in mine.items()])
+    doc = to_json([{"shard": shard, "term": term, "kind": kind} for shard, term in mine.items() for kind in TaskKind])
     found = [row[0] for row in await connection.fetch(sql.LOST.on(connection.dialect), (doc, limit))]
     rows = await fetch_in(connection, sql.LOCK.on(connection.dialect), sorted(found))
     lost = [

@@ -70,8 +70,8 @@ def new_task_row(task: NewTask, vault: Vault) -> tuple[Param, ...]:
         seal_headers(task.headers, task.id, vault), seal_payload(task.payload, task.id, vault),
         to_json(task.retry_intervals_ms), task.timeout_ms, optional_json(task.schedule), task.deadline_at,
         task.finish_url, optional_json(task.tags), task.flow_key, optional_json(task.flow_limit), task.kind.value,
-        "pending", None, 0, 0, 0, 1, 0, 0, 0, task.due_at, task.due_at, task.due_at, 1, None,
-        task.created_at, task.created_at, None, task.request_hash, len(task.retry_intervals_ms),
+        task.due_at, task.due_at, task.due_at, task.created_at, task.created_at, task.request_hash,
+        len(task.retry_intervals_ms),
     )  # fmt: skip
 
 

@@ -212,7 +212,7 @@ task_executions: Final = Table(
     optional("response_data", blob()),
     optional("error_message", text(1024)),
     required("created_at", BigInteger),
-    Index("ix_task_executions_time", "business_id", "execution_time"),  # recent sends, purge
+    Index("ix_task_executions_time", "business_id", "execution_time", "status"),  # recent sends, sums, purge
     **TABLE_OPTIONS,
 )  # fmt: skip
 

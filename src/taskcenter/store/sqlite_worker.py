@@ -58,12 +58,14 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._name = name
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
         self._raw: sqlite3.Connection | None = None  # made and closed in the thread
         self._stop_read = False  # set in the loop, read in the thread; reset before each block
 
     async def start(self, connect: Callable[[], sqlite3.Connection]) -> None:
         """Raises whatever `connect` does; the thread is then gone again."""
-        threading.Thread(target=self._serve, name=self._name, daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name=self._name, daemon=True)
+        self._thread.start()
 
         def begin() -> None:
             self._raw = connect()
@@ -72,7 +74,7 @@ class Worker:
         try:
             await self._hop(begin, stoppable=False)
         except BaseException:
-            self._jobs.put(None)
+            self._leave()
             raise
 
     async def run(self, job: Job[T], *, stoppable: bool) -> T:
@@ -96,7 +98,13 @@ class Worker:
         try:
             await self._hop(end, stoppable=False)
         finally:
-            self._jobs.put(None)
+            self._leave()
+
+    def _leave(self) -> None:
+        """End the thread, which has nothing to do: this takes microseconds."""
+        self._jobs.put(None)
+        if self._thread is not None:
+            self._thread.join()
 
     def _serve(self) -> None:
         while (call := self._jobs.get()) is not None:

@@ -24,13 +24,15 @@ class SqlStatsStore:
         self._database = database
 
     async def execution_summary(self, business_id: int, since: int, now: int) -> ExecutionSummary:
+        dialect = self._database.dialect
+
         async def work(connection: Connection) -> ExecutionSummary:
             hours = [
                 HourCount(int(hour_at), ExecutionStatus(status), int(count))
-                for hour_at, status, count in await connection.fetch(sql.BY_HOUR, (business_id, since))
+                for hour_at, status, count in await connection.fetch(sql.BY_HOUR.on(dialect), (business_id, since))
             ]
-            minute = await connection.fetch_one(sql.COUNT_SINCE, (business_id, now - MINUTE_MS))
-            ranks = await connection.fetch_one(sql.PERCENTILES, (business_id, since, SAMPLE))
+            minute = await connection.fetch_one(sql.COUNT_SINCE.on(dialect), (business_id, now - MINUTE_MS))
+            ranks = await connection.fetch_one(sql.PERCENTILES.on(dialect), (business_id, since, SAMPLE))
             assert minute is not None and ranks is not None  # aggregates always have a row
             return ExecutionSummary(
                 hours, int(minute[0]), int(ranks[0] or 0), Percentiles(*ranks[1:4]), Percentiles(*ranks[4:7])

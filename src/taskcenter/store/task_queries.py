@@ -2,8 +2,8 @@
 
 A list is found in two steps, both in one block: the ids, from one index and newest first, then the rows of one page.
 For several states at once each state is read from its index as a sorted run, and the runs are merged: an `IN` would
-sort all. On MySQL the indexes that may be used are named, because for `ORDER BY id LIMIT n` its optimiser likes the primary key,
-which holds every business's tasks.
+sort all. On MySQL the indexes that may be used are named, because for `ORDER BY id LIMIT n` its optimiser likes the
+primary key, which holds every business's tasks.
 
 An id is born with its task, so bounds on `created_at` are bounds on the id too, give or take `SLACK_MS`.
 """
@@ -39,9 +39,7 @@ class Selection:
     params: list[Param]
 
 
-def select_ids(
-    dialect: Dialect, business_id: int, where: TaskFilter, before_id: str | None, limit: int
-) -> Selection:
+def select_ids(dialect: Dialect, business_id: int, where: TaskFilter, before_id: str | None, limit: int) -> Selection:
     """Ids that match, newest first, below `before_id`. Pure."""
     statuses = sorted(where.statuses) if where.statuses and where.statuses != frozenset(Status) else []
     if len(statuses) <= 1:
@@ -55,7 +53,12 @@ def select_ids(
 
 
 def _select(
-    dialect: Dialect, business_id: int, where: TaskFilter, *, before_id: str | None, limit: int,
+    dialect: Dialect,
+    business_id: int,
+    where: TaskFilter,
+    *,
+    before_id: str | None,
+    limit: int,
     statuses: Sequence[Status],
 ) -> Selection:
     """One sorted run: at most one status."""

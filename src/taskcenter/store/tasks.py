@@ -80,7 +80,13 @@ class SqlTaskStore:
         return [open_execution(row, self._vault) for row in await self._database.read(work)]
 
     async def update(
-        self, business_id: int, task_id: str, change: TaskChange, *, expected_version: int | None, now: int,
+        self,
+        business_id: int,
+        task_id: str,
+        change: TaskChange,
+        *,
+        expected_version: int | None,
+        now: int,
         audit: NewAuditEntry,
     ) -> ChangeResult:
         call = Change(self._vault, business_id, task_id, now, audit)
@@ -99,13 +105,25 @@ class SqlTaskStore:
         return await self._database.write(partial(changes.cancel, call=call, finish=finish))
 
     async def cancel_matching(
-        self, business_id: int, where: TaskFilter, limit: int, now: int, audit: NewAuditEntry, *,
+        self,
+        business_id: int,
+        where: TaskFilter,
+        limit: int,
+        now: int,
+        audit: NewAuditEntry,
+        *,
         finish: FinishOf | None = None,
     ) -> list[Task]:
         return await self._database.write(
             partial(
-                changes.cancel_matching, vault=self._vault, business_id=business_id, where=where, limit=limit, now=now,
-                audit=audit, finish=finish,
+                changes.cancel_matching,
+                vault=self._vault,
+                business_id=business_id,
+                where=where,
+                limit=limit,
+                now=now,
+                audit=audit,
+                finish=finish,
             )
         )
 

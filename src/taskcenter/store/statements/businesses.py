@@ -36,7 +36,7 @@ TOUCH: Final = Query(
     mysql=f"UPDATE {_ACCESS.mysql} STRAIGHT_JOIN business_systems b ON b.id = r.id SET b.last_access_at = r.at"
     " WHERE b.last_access_at IS NULL OR b.last_access_at < r.at",
     sqlite=f"UPDATE business_systems SET last_access_at = r.at FROM {_ACCESS.sqlite}"
-    " WHERE business_systems.id = r.id AND (last_access_at IS NULL OR last_access_at < r.at)",
+    " WHERE business_systems.id = +r.id AND (last_access_at IS NULL OR last_access_at < r.at)",
 )
 
 # --- keys and secrets ----------------------------------------------------------------------------------------------
@@ -60,7 +60,7 @@ TOUCH_CREDENTIALS: Final = Query(
     mysql=f"UPDATE {_USE.mysql} STRAIGHT_JOIN credentials c ON c.key_id = r.id SET c.last_used_at = r.at"
     " WHERE c.last_used_at IS NULL OR c.last_used_at < r.at",
     sqlite=f"UPDATE credentials SET last_used_at = r.at FROM {_USE.sqlite}"
-    " WHERE credentials.key_id = r.id AND (last_used_at IS NULL OR last_used_at < r.at)",
+    " WHERE credentials.key_id = +r.id AND (last_used_at IS NULL OR last_used_at < r.at)",
 )
 INSERT_SECRET: Final = insert("signing_secrets", SECRET_COLUMNS)
 SECRETS: Final = (
@@ -88,7 +88,7 @@ COUNT: Final = Query(
     + ", ".join(f"l.{name} = l.{name} + r.{name}" for name in COUNTERS),
     sqlite="UPDATE business_ledger SET "
     + ", ".join(f"{name} = business_ledger.{name} + r.{name}" for name in COUNTERS)
-    + f" FROM {_DELTAS.sqlite} WHERE business_ledger.business_id = r.id",
+    + f" FROM {_DELTAS.sqlite} WHERE business_ledger.business_id = +r.id",
 )
 # the heads of the audit chains, held until the end of the transaction
 LOCK_CHAINS: Final = locking(

@@ -28,7 +28,7 @@ def _update(table: Query, columns: dict[str, str], guard: str) -> Query:
     values = _set(columns)
     return Query(
         mysql=f"UPDATE {table.mysql} STRAIGHT_JOIN tasks ON tasks.id = r.id {values.mysql} WHERE {guard}",
-        sqlite=f"UPDATE tasks {values.sqlite} FROM {table.sqlite} WHERE tasks.id = r.id AND {guard}",
+        sqlite=f"UPDATE tasks {values.sqlite} FROM {table.sqlite} WHERE tasks.id = +r.id AND {guard}",
     )
 
 
@@ -107,13 +107,13 @@ INSERT_EXECUTION: Final = insert_missing("task_executions", EXECUTION_COLUMNS, "
 
 # --- recovery ------------------------------------------------------------------------------------------------------
 
-_OWNED: Final = batch(shard=NUMBER, term=NUMBER)
+_OWNED: Final = batch(shard=NUMBER, term=NUMBER, kind=WORD)
 _LOST: Final = (
     "business_systems.shard = r.shard"
-    " {join} tasks ON tasks.business_id = business_systems.id AND tasks.kind IN ('callback', 'finish')"
-    " AND tasks.status = 'running' WHERE tasks.term < r.term AND tasks.shard = r.shard LIMIT ?"
+    " {join} tasks ON tasks.business_id = business_systems.id AND tasks.kind = r.kind AND tasks.status = 'running'"
+    " WHERE tasks.term < r.term AND tasks.shard = r.shard LIMIT ?"
 )
-# tasks on their way under a term older than the shard's
+# tasks on their way under a term older than the shard's; the batch has each shard once for each kind of task
 LOST: Final = Query(
     mysql=f"SELECT tasks.id FROM {_OWNED.mysql} STRAIGHT_JOIN business_systems ON {_LOST.format(join='STRAIGHT_JOIN')}",
     sqlite=f"SELECT tasks.id FROM {_OWNED.sqlite} CROSS JOIN business_systems ON {_LOST.format(join='CROSS JOIN')}",

@@ -21,8 +21,8 @@ DELETE_TASKS: Final = "DELETE FROM tasks WHERE id IN (...)"
 
 # businesses with attempts that are older than retention, of tasks that live on (schedules)
 WITH_OLD_ATTEMPTS: Final = (
-    "SELECT b.id FROM business_systems b WHERE EXISTS"
-    " (SELECT 1 FROM task_executions e WHERE e.business_id = b.id AND e.execution_time < ?) LIMIT 1"
+    "SELECT b.id FROM business_systems b WHERE (SELECT e.execution_time FROM task_executions e"
+    " WHERE e.business_id = b.id ORDER BY e.business_id, e.execution_time LIMIT 1) < ? LIMIT 1"
 )
 OLD_ATTEMPTS: Final = (
     "SELECT task_id, number FROM task_executions WHERE business_id = ? AND execution_time < ?"
@@ -33,7 +33,8 @@ DELETE_ATTEMPT: Final = "DELETE FROM task_executions WHERE task_id = ? AND numbe
 # businesses whose audit chain begins before retention
 WITH_OLD_AUDIT: Final = (
     "SELECT l.business_id FROM business_ledger l WHERE"
-    " (SELECT a.at FROM audit_log a WHERE a.business_id = l.business_id ORDER BY a.seq LIMIT 1) < ? LIMIT 1"
+    " (SELECT a.at FROM audit_log a WHERE a.business_id = l.business_id ORDER BY a.business_id, a.seq LIMIT 1) < ?"
+    " LIMIT 1"
 )
 OLD_AUDIT: Final = "SELECT seq, at FROM audit_log WHERE business_id = ? ORDER BY seq LIMIT ?"
 DELETE_AUDIT: Final = "DELETE FROM audit_log WHERE business_id = ? AND seq <= ?"

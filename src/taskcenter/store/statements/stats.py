@@ -1,16 +1,31 @@
-"""Statements that sum up a business's attempts; each is served by `ix_task_executions_time`."""
+"""Statements that sum up a business's attempts; each is served by `ix_task_executions_time`.
+
+MySQL is told to use it: left alone it prefers to read the whole table when a business has much of it, and the table
+holds ninety days where a day is asked for.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
+from taskcenter.store.statements.text import Query
+
+
+def _by_time(sql: str) -> Query:
+    """`FROM attempts` is the table, read by its index of times."""
+    forced = "FROM task_executions FORCE INDEX (ix_task_executions_time)"
+    return Query(
+        mysql=sql.replace("FROM attempts", forced), sqlite=sql.replace("FROM attempts", "FROM task_executions")
+    )
+
+
 # attempts by the hour they were sent in, and by how they ended
-BY_HOUR: Final = (
-    "SELECT execution_time - execution_time % 3600000 AS hour_at, status, COUNT(*) FROM task_executions"
+BY_HOUR: Final = _by_time(
+    "SELECT execution_time - execution_time % 3600000 AS hour_at, status, COUNT(*) FROM attempts"
     " WHERE business_id = ? AND execution_time >= ? GROUP BY hour_at, status ORDER BY hour_at, status"
 )
 # attempts of the last minute
-COUNT_SINCE: Final = "SELECT COUNT(*) FROM task_executions WHERE business_id = ? AND execution_time > ?"
+COUNT_SINCE: Final = _by_time("SELECT COUNT(*) FROM attempts WHERE business_id = ? AND execution_time > ?")
 
 
 def _rank(value: str, rank: str, percent: int) -> str:
@@ -21,7 +36,7 @@ def _rank(value: str, rank: str, percent: int) -> str:
 
 
 # nearest-rank percentiles over the newest attempts that have an end of their own
-PERCENTILES: Final = (
+PERCENTILES: Final = _by_time(
     "SELECT MAX(total), "
     + ", ".join(
         _rank(value, rank, percent)
@@ -30,6 +45,6 @@ PERCENTILES: Final = (
     )
     + " FROM (SELECT duration, lateness_ms, ROW_NUMBER() OVER (ORDER BY duration) AS by_duration,"
     " ROW_NUMBER() OVER (ORDER BY lateness_ms) AS by_lateness, COUNT(*) OVER () AS total"
-    " FROM (SELECT duration, lateness_ms FROM task_executions WHERE business_id = ? AND execution_time >= ?"
+    " FROM (SELECT duration, lateness_ms FROM attempts WHERE business_id = ? AND execution_time >= ?"
     " AND status NOT IN ('interrupted', 'blocked') ORDER BY execution_time DESC LIMIT ?) newest) ranked"
 )

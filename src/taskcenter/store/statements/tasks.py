@@ -13,7 +13,12 @@ COLUMNS: Final = (
     "run", "runs_done", "sends", "term", "scheduled_at", "anchor_at", "next_execute_at", "version", "last_error",
     "created_at", "updated_at", "finished_at",
 )  # fmt: skip
-INSERT_COLUMNS: Final = (*COLUMNS, "request_hash", "max_retries")
+# How every task begins; all other columns are given.
+NEWBORN: Final = {
+    "status": "'pending'", "finish_reason": "NULL", "current_retry": "0", "deferrals": "0", "interruptions": "0",
+    "run": "1", "runs_done": "0", "sends": "0", "term": "0", "version": "1", "last_error": "NULL", "finished_at": "NULL",
+}  # fmt: skip
+INSERT_COLUMNS: Final = (*(name for name in COLUMNS if name not in NEWBORN), "request_hash", "max_retries")
 EXECUTION_COLUMNS: Final = (
     "task_id", "number", "business_id", "run", "attempt", "term", "status", "scheduled_at", "execution_time",
     "duration", "lateness_ms", "wait_reason", "request_data", "response_status", "response_data", "error_message", "created_at",
@@ -24,9 +29,9 @@ _EXECUTION: Final = ", ".join(EXECUTION_COLUMNS)
 # --- born ----------------------------------------------------------------------------------------------------------
 
 # (none) → pending
-INSERT: Final = insert("tasks", INSERT_COLUMNS)
+INSERT: Final = insert("tasks", INSERT_COLUMNS, NEWBORN)
 # (none) → pending, unless it was born before: the finish_url's task, whose cause may be recorded twice
-INSERT_FINISH: Final = insert_missing("tasks", INSERT_COLUMNS, "id")
+INSERT_FINISH: Final = insert_missing("tasks", INSERT_COLUMNS, "id", NEWBORN)
 INSERT_TAG: Final = insert("task_tags", ("business_id", "tag", "task_id"))
 DELETE_TAGS: Final = "DELETE FROM task_tags WHERE task_id = ?"
 # which unique ids of a business are taken, by which task with which request
@@ -74,7 +79,7 @@ CANCEL: Final = Query(
     " WHERE tasks.version = r.version AND tasks.status IN ('pending', 'running', 'retrying')",
     sqlite="UPDATE tasks SET status = 'cancelled', finish_reason = 'cancelled', next_execute_at = NULL,"
     f" finished_at = r.at, updated_at = r.at, version = tasks.version + 1 FROM {_CANCELLED.sqlite}"
-    " WHERE tasks.id = r.id AND tasks.version = r.version AND tasks.status IN ('pending', 'running', 'retrying')",
+    " WHERE tasks.id = +r.id AND tasks.version = r.version AND tasks.status IN ('pending', 'running', 'retrying')",
 )
 # succeeded | failed | stopped | cancelled → pending, as the next run with the retry list from its start
 REDELIVER: Final = (

@@ -8,9 +8,10 @@ rounded up to one of a few sizes so that few texts exist.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from taskcenter.store.connection import Connection, Dialect, Param, Row
@@ -39,26 +40,29 @@ def locking(text: str) -> Query:
     return Query(mysql=f"{text} FOR UPDATE", sqlite=text)
 
 
-def insert(table: str, columns: Sequence[str]) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+def insert(table: str, columns: Sequence[str], constants: Mapping[str, str] = MappingProxyType({})) -> str:
+    """An INSERT of `columns`, given, and of `constants`, the same in each row."""
+    values = ", ".join([*["?"] * len(columns), *constants.values()])
+    return f"INSERT INTO {table} ({', '.join([*columns, *constants])}) VALUES ({values})"
 
 
-def insert_missing(table: str, columns: Sequence[str], key: str) -> Query:
+def insert_missing(
+    table: str, columns: Sequence[str], key: str, constants: Mapping[str, str] = MappingProxyType({})
+) -> Query:
     """An INSERT that leaves a row that is there already as it is. `key` is a column of its primary key."""
-    text = insert(table, columns)
+    text = insert(table, columns, constants)
     return Query(mysql=f"{text} ON DUPLICATE KEY UPDATE {key} = {key}", sqlite=f"{text} ON CONFLICT DO NOTHING")
 
 
 def batch(**columns: str) -> Query:
     """The table `r` that a JSON array of objects with these members becomes; a missing member is NULL.
 
+    SQLite joins on `+r.id`: so it cannot choose to look into the batch for each row of the other table.
     An UPDATE takes all it writes from the batch: its other parameters would stand in another order on the other store.
     """
     mysql = ", ".join(f"{name} {kind} PATH '$.{name}'" for name, kind in columns.items())
     sqlite = ", ".join(f"json_extract(value, '$.{name}') AS {name}" for name in columns)
-    return Query(
-        mysql=f"JSON_TABLE(?, '$[*]' COLUMNS ({mysql})) r", sqlite=f"(SELECT {sqlite} FROM json_each(?)) AS r"
-    )
+    return Query(mysql=f"JSON_TABLE(?, '$[*]' COLUMNS ({mysql})) r", sqlite=f"(SELECT {sqlite} FROM json_each(?)) AS r")
 
 
 def chunks(values: Sequence[T], size: int = IN_SIZES[-1]) -> Iterator[Sequence[T]]:
@@ -78,7 +82,11 @@ def in_list(text: str, values: Sequence[Param]) -> tuple[str, list[Param]]:
 
 
 async def fetch_in(
-    connection: Connection, text: str, values: Sequence[Param], *, before: Sequence[Param] = (),
+    connection: Connection,
+    text: str,
+    values: Sequence[Param],
+    *,
+    before: Sequence[Param] = (),
     after: Sequence[Param] = (),
 ) -> list[Row]:
     """All rows for all values, in chunks; `before` and `after` are the parameters around the list."""

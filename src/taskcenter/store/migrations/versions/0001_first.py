@@ -202,7 +202,7 @@ def history() -> None:
         optional("response_data", BLOB),
         optional("error_message", text(1024)),
         required("created_at", sa.BigInteger),
-        sa.Index("ix_task_executions_time", "business_id", "execution_time"),
+        sa.Index("ix_task_executions_time", "business_id", "execution_time", "status"),
     )
     table(
         "audit_log",
