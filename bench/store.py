@@ -38,7 +38,8 @@ from tests.store.store_kit import (
 )
 
 from taskcenter.store import migrate
-from taskcenter.store.records import Applied, Created, Task
+from taskcenter.store.engine_records import Applied
+from taskcenter.store.records import Created, Task
 from taskcenter.store.sql_store import SqlStore
 from taskcenter.task import Status
 

@@ -19,7 +19,11 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import trio
+
+from taskcenter.clock import Clock
 from taskcenter.task import TaskRef
+from taskcenter.wheel.driver import WheelDriver
 from taskcenter.wheel.wheel import TimingWheel
 
 BUDGET = 512
@@ -74,6 +78,18 @@ def fill_heap(refs: list[TaskRef]) -> list[tuple[int, str, TaskRef]]:
     return heap
 
 
+def fill_driver(refs: list[TaskRef]) -> WheelDriver:
+    driver = WheelDriver(Clock(0), lambda ref: None)
+    for ref in refs:
+        driver.schedule(ref)
+    return driver
+
+
+async def measure_driver(refs: list[TaskRef]) -> tuple[float, float]:
+    """Bytes a timer and µs a `schedule`, all of the driver's books included."""
+    return bytes_each(lambda: fill_driver(refs), len(refs)), cost_us(lambda: fill_driver(refs), len(refs))
+
+
 def run_wheel(wheel: TimingWheel[TaskRef], until_ms: int) -> Steps:
     times: list[float] = []
     fired = 0
@@ -120,6 +136,7 @@ def main(timers: int, window_s: int) -> None:
     for ref in refs[::10]:
         wheel.insert(ref.task_id, ref.due_at, ref)
     collection = cost_us(gc.collect, 1000)
+    driver_bytes, driver_schedule = trio.run(measure_driver, refs)
     by_wheel = run_wheel(wheel, window_ms)
     by_heap = run_heap(fill_heap(refs), window_ms)
     block = fill_wheel(make_refs(timers // 10, 1000, seed=2))
@@ -134,6 +151,8 @@ def main(timers: int, window_s: int) -> None:
     row("99.9 % of steps, ms", by_wheel.p999_ms, by_heap.p999_ms)
     row("all steps, µs a timer", by_wheel.total_s / timers * 1e6, by_heap.total_s / timers * 1e6)
     print(f"{'cancel, µs':24}{cancel:10.2f}")
+    print(f"{'driver: schedule, µs':24}{driver_schedule:10.2f}")
+    print(f"{'driver: bytes a timer':24}{driver_bytes:10.2f}")
     print(f"{'a full gc.collect, ms':24}{collection:10.1f}")
     print(f"{timers // 10:,} timers of one second, all overdue: {jump.count} steps,", end=" ")
     print(f"worst {jump.worst_ms:.2f} ms, {jump.total_s * 1e3:.0f} ms together")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 SECOND_MS: Final = 1000
@@ -43,6 +44,7 @@ def parse_time(text: str) -> int:
     return at
 
 
+@lru_cache(maxsize=4096)  # the times of a page or a batch are few
 def format_time(at: int) -> str:
     """`2027-01-31T09:30:00.000Z`."""
     return f"{(_EPOCH + timedelta(milliseconds=at)).isoformat(timespec='milliseconds')[:-6]}Z"

@@ -24,9 +24,10 @@ from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.service.engine_port import BusinessView, WaitView
 from taskcenter.service.services import Services
+from taskcenter.store.engine_records import Applied, ClaimRequest, Move, Outcome
 from taskcenter.store.interface import Store
 from taskcenter.store.migrate import up
-from taskcenter.store.records import Applied, Business, ClaimRequest, Execution, ExecutionStatus, Move, Outcome, Task
+from taskcenter.store.records import Business, Execution, ExecutionStatus, Task
 from taskcenter.store.sql_store import open_store
 from taskcenter.store.vault import Vault
 from taskcenter.task import SHARDS, FinishReason, Status, TaskRef

@@ -75,7 +75,7 @@ def forged(made: dict[str, Any], token: str) -> dict[str, Sent]:
         "jwt without signature": bearer(f"{head}.{body}."),
         "jwt cut": bearer(f"{head}.{body}"),
         "jwt with another signature": bearer(f"{head}.{body}.{signature[::-1]}"),
-        "jwt of alg none": bearer(jwt.encode(claims, None, "none", headers={"kid": "k1"})),
+        "jwt of alg none": bearer(jwt.encode(claims, "", "none", headers={"kid": "k1"})),
         "jwt of another algorithm": bearer(sign(claims, derive(KEYS[0][1], "jwt") * 2, "HS512")),
         "jwt of another secret": bearer(sign(claims, b"x" * 32)),
         "jwt of the encryption key": bearer(sign(claims, KEYS[0][1])),

@@ -194,9 +194,14 @@ async def test_if_match_guards_a_change(autojump_clock: MockClock) -> None:
 async def test_changes_at_once_are_all_kept(autojump_clock: MockClock) -> None:
     async with instance() as here:
         await here.register()
-        bodies = [{"rate_limit": 7}, {"max_active_tasks": 8}, {"business_name": "nine"}, {"breaker": {"min_calls": 10}},
-                  {"breaker": {"failure_rate": 0.25}}]  # fmt: skip
-        statuses = []
+        bodies: list[dict[str, Any]] = [
+            {"rate_limit": 7},
+            {"max_active_tasks": 8},
+            {"business_name": "nine"},
+            {"breaker": {"min_calls": 20}},
+            {"breaker": {"failure_rate": 0.25}},
+        ]
+        statuses: list[int] = []
 
         async def change(body: dict[str, Any]) -> None:
             statuses.append((await here.call("PUT", "/businesses/orders", body=body)).status)
@@ -207,7 +212,7 @@ async def test_changes_at_once_are_all_kept(autojump_clock: MockClock) -> None:
         now = (await here.call("GET", "/businesses/orders")).json
         assert statuses == [200] * 5
         assert (now["rate_limit"], now["max_active_tasks"], now["business_name"]) == (7, 8, "nine")
-        assert now["breaker"]["failure_rate"] == 0.25 and now["version"] == 5
+        assert (now["breaker"]["min_calls"], now["breaker"]["failure_rate"]) == (20, 0.25) and now["version"] == 6
 
 
 async def test_who_is_not_there_is_404(autojump_clock: MockClock) -> None:

@@ -65,7 +65,7 @@ async def test_every_field_is_described_with_an_example(api: Api) -> None:
         if name.startswith("OpenApiView."):
             continue
         assert field.get("description"), f"{name} has no description"
-        assert field.get("examples") or any(key in field for key in ("$ref", "allOf", "anyOf", "items", "default")), name
+        assert field.get("examples") or {"$ref", "allOf", "anyOf", "items", "default"} & set(field), name
         checked += 1
     assert checked > 150
 

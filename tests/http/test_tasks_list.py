@@ -232,8 +232,8 @@ async def test_redeliver_up_to_the_quota(api: Api) -> None:
     [
         ({"status": "pending"}, "status"), ({"status": []}, "status"), ({"status": 5}, "status"),
         ({"status": ["failed", "running"]}, "status.1"), ({"status": ""}, "status"), ({"limit": 0}, "limit"),
-        ({"limit": "5"}, "limit"), ({"limit": 1001}, "limit"), ({"after": 5}, "after"), ({"dry_run": "true"}, "dry_run"),
-        ({"ids": []}, "ids"), ([], ""),
+        ({"limit": "5"}, "limit"), ({"limit": 1001}, "limit"), ({"after": 5}, "after"),
+        ({"dry_run": "true"}, "dry_run"), ({"ids": []}, "ids"), ([], ""),
     ],
 )  # fmt: skip
 async def test_redeliver_refused(api: Api, body: object, field: str) -> None:

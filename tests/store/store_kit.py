@@ -8,18 +8,16 @@ from typing import Any
 
 from taskcenter.ids import IdSource
 from taskcenter.store.connection import Connection, Database, Param, Row
+from taskcenter.store.engine_records import ClaimRequest, Move, Outcome
 from taskcenter.store.records import (
     Business,
     BusinessStatus,
-    ClaimRequest,
     Created,
     Credential,
     Execution,
     ExecutionStatus,
-    Move,
     NewAuditEntry,
     NewTask,
-    Outcome,
     SigningSecret,
     Task,
 )

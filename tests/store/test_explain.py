@@ -27,7 +27,8 @@ from tests.store.store_kit import (
 )
 
 from taskcenter.store.connection import Connection, Param
-from taskcenter.store.records import ClaimRequest, Settlement, Task, TaskChange, TaskFilter
+from taskcenter.store.engine_records import ClaimRequest, Settlement
+from taskcenter.store.records import Task, TaskChange, TaskFilter
 from taskcenter.store.rows import born, execution_row, new_task_row
 from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.statements import engine, tasks

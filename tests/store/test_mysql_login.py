@@ -265,6 +265,15 @@ async def test_what_is_no_server_is_unavailable(says: bytes) -> None:
                 raise AssertionError("a stranger gave a session")
 
 
+async def test_a_packet_out_of_order_ends_the_connection() -> None:
+    ok = b"\0\0\0\x02\0\0\0"
+    for number, goes_on in ((2, True), (3, False), (0, False)):
+        async with stranger(greeting(tls=False), framed(number, ok)) as (url, heard):
+            with pytest.raises(StoreFault):
+                await who(url)
+            assert (b"SET SESSION" in heard) == goes_on
+
+
 async def test_too_many_connections_is_told_before_the_greeting() -> None:
     async with stranger(framed(0, b"\xff\x10\x04Too many connections")) as (url, _):
         with pytest.raises(StoreFault) as caught:

@@ -1,5 +1,6 @@
 """The embedded store's blocks: threads that are never left, cancellation, time-outs, virtual time."""
 
+import contextlib
 import contextvars
 import sqlite3
 import threading
@@ -12,7 +13,7 @@ import trio
 from tests.store.connection_kit import TABLES, by_hand, change, executing, fetch, scalar
 from trio.testing import MockClock
 
-from taskcenter.store.connection import Connection, LockConflict, QueryFault, StoreFault
+from taskcenter.store.connection import Connection, DuplicateKey, LockConflict, QueryFault, StoreFault
 from taskcenter.store.sqlite import SqliteDatabase
 
 SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000000) SELECT COUNT(*) FROM n"
@@ -77,6 +78,21 @@ async def test_a_statement_that_ends_the_transaction_is_caught(database: SqliteD
         with pytest.raises(QueryFault, match="ended the transaction"):
             await database.write(work)
         assert await change(database, "DELETE FROM item") in (0, 1)
+
+
+async def test_a_transaction_that_sqlite_ended_does_not_go_on_outside(database: SqliteDatabase) -> None:
+    await change(database, "INSERT INTO item (code) VALUES (x'61')")
+
+    async def work(connection: Connection) -> None:
+        await connection.execute("INSERT INTO item (word) VALUES ('before')")
+        with pytest.raises(DuplicateKey):
+            await connection.execute("INSERT OR ROLLBACK INTO item (code) VALUES (x'61')")
+        with contextlib.suppress(DuplicateKey):  # the same error again, for whatever comes next
+            await connection.execute("INSERT INTO item (word) VALUES ('outside')")
+
+    with pytest.raises(DuplicateKey):
+        await database.write(work)
+    assert await scalar(database, "SELECT COUNT(*) FROM item") == 1
 
 
 async def test_context_variables_reach_a_block(database: SqliteDatabase) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from math import ceil
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -17,17 +18,17 @@ from taskcenter.store.records import Execution, ExecutionStatus
 from taskcenter.store.rows import born, execution_row
 from taskcenter.store.sql_store import SqlStore
 from taskcenter.store.statements import engine
-from taskcenter.store.stats import SAMPLE, SqlStatsStore
 from taskcenter.store.statements.text import chunks
+from taskcenter.store.stats import SAMPLE, SqlStatsStore
 from taskcenter.store.summaries import HourCount, Percentiles
 
 HOUR_MS = 3_600_000
 MINUTE_MS = 60_000
 
 
-def attempt(started_at: int, status: ExecutionStatus = ExecutionStatus.SUCCESS, **given: float) -> Execution:
+def attempt(started_at: int, status: ExecutionStatus = ExecutionStatus.SUCCESS, **given: Any) -> Execution:
     task = born(new_task(at=started_at))
-    return replace(execution(task, status), number=1, started_at=started_at, **given)  # type: ignore[arg-type]
+    return replace(execution(task, status), number=1, started_at=started_at, **given)
 
 
 async def insert(store: SqlStore, attempts: list[Execution]) -> None:
@@ -60,7 +61,7 @@ async def test_hours_minutes_and_percentiles(store: SqlStore) -> None:
         for _ in range(700)
     ]  # fmt: skip
     attempts += [attempt(NOW - MINUTE_MS + 1), attempt(NOW - MINUTE_MS), attempt(since), attempt(since - 1)]
-    await insert(store, attempts + [replace(attempt(NOW), business_id=8)])
+    await insert(store, [*attempts, replace(attempt(NOW), business_id=8)])
     summary = await store.stats.execution_summary(BUSINESS, since, NOW)
 
     counted: dict[tuple[int, ExecutionStatus], int] = {}

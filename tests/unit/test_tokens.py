@@ -224,7 +224,7 @@ def issuer(folder: Path, *keys: dict[str, Any]) -> ExternalIssuer:
 def test_an_external_token_is_taken(tmp_path: Path, key: Any, algorithm: str) -> None:
     token = jwt.encode(EXTERNAL, key, algorithm, headers={"kid": "a"})
     claims = issuer(tmp_path, jwk(key, "a")).verify(token, read_header(token), NOW)
-    assert (claims.business_code, claims.key_id, claims.scopes) == ("orders", None, {Scope.TASKS_READ})
+    assert (claims.business_code, claims.key_id, set(claims.scopes)) == ("orders", None, {Scope.TASKS_READ})
 
 
 @pytest.mark.parametrize(
@@ -288,8 +288,8 @@ def test_the_keys_are_read_again_when_the_file_changes_and_stay_when_it_breaks(t
     with pytest.raises(Unauthenticated):
         external.verify(token, read_header(token), NOW)
     assert external.refresh() is True
-    assert external.verify(token, read_header(token), NOW)
+    assert external.verify(token, read_header(token), NOW).business_code == "orders"
     (tmp_path / "jwks.json").unlink()
     with pytest.raises(ConfigError):
         external.refresh()
-    assert external.verify(token, read_header(token), NOW)
+    assert external.verify(token, read_header(token), NOW).business_code == "orders"

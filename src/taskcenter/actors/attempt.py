@@ -23,7 +23,8 @@ from taskcenter.actors.message import body_of, headers_of, masked, webhook_id
 from taskcenter.actors.outcome import Health, expired, finish_call, missed_run, move_after, receiver_health
 from taskcenter.actors.targets import CallbackUrlError, check_url
 from taskcenter.errors import StoreUnavailable
-from taskcenter.store.records import Applied, ClaimRequest, Execution, Move, Outcome, Stale, Superseded, Task, TaskKind
+from taskcenter.store.engine_records import Applied, ClaimRequest, Move, Outcome, Stale, Superseded
+from taskcenter.store.records import Execution, Task, TaskKind
 from taskcenter.task import TERMINAL, TaskRef
 
 if TYPE_CHECKING:

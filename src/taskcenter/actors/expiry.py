@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from taskcenter.actors.message import rfc3339
 from taskcenter.actors.outcome import finish_call
 from taskcenter.errors import StoreUnavailable
-from taskcenter.store.records import Applied, Move, Settlement
+from taskcenter.store.engine_records import Applied, Move, Settlement
 from taskcenter.task import Event, FinishReason, TaskRef, after
 
 if TYPE_CHECKING:

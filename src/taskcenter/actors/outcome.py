@@ -12,7 +12,8 @@ from taskcenter.actors.message import rfc3339
 from taskcenter.actors.retry import Defer, Finish, GiveUp, RetryAt, next_step
 from taskcenter.actors.targets import check_url
 from taskcenter.schedule import next_due
-from taskcenter.store.records import Execution, Move, NewTask, Task, TaskKind
+from taskcenter.store.engine_records import Move
+from taskcenter.store.records import Execution, NewTask, Task, TaskKind
 from taskcenter.task import TERMINAL, Event, FinishReason, Status, after
 
 MAX_ERROR_CHARS: Final = 1000

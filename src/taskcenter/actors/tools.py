@@ -15,8 +15,9 @@ from taskcenter.actors.signing import SigningSecret
 from taskcenter.clock import Clock
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
+from taskcenter.store.engine_records import ClaimRequest, Outcome, Recorded
 from taskcenter.store.interface import EngineStore, TaskStore
-from taskcenter.store.records import Business, ClaimRequest, ExecutionStatus, Outcome, Recorded, Task
+from taskcenter.store.records import Business, ExecutionStatus, Task
 from taskcenter.task import TERMINAL, Status, TaskRef
 from taskcenter.tracing import AttemptTracer
 

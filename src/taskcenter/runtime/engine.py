@@ -28,8 +28,9 @@ from taskcenter.runtime.load import LoadGauge
 from taskcenter.runtime.signing_keys import SigningSecrets
 from taskcenter.runtime.views import business_view, wait_view
 from taskcenter.service.engine_port import BusinessView, WaitView
+from taskcenter.store.engine_records import ClaimRequest, Outcome, Recorded
 from taskcenter.store.interface import Store
-from taskcenter.store.records import Business, ClaimRequest, Outcome, Recorded, Task
+from taskcenter.store.records import Business, Task
 from taskcenter.task import TaskRef
 from taskcenter.tracing import AttemptTracer
 from taskcenter.wheel.driver import WheelDriver
@@ -64,66 +65,74 @@ class Engine:
     def __init__(self, parts: EngineParts) -> None:
         self._parts = parts
         self._clock = parts.clock
-        store, metrics = parts.store, parts.metrics
         self._log = log.get("engine")
         self._gate = FairGate(parts.max_in_flight)
+        self._load = LoadGauge()
+        self._draining = False
+        self._once_loaded = False  # readiness is won once: a takeover later on does not turn traffic away
         self._claims: Committer[ClaimRequest, Task | None] = Committer(
-            "claim", self._claim, metrics=metrics, rng=parts.rng, gather_s=CLAIM_GATHER_S, keep_until_stored=False
+            "claim", self._claim, metrics=parts.metrics, rng=parts.rng, gather_s=CLAIM_GATHER_S, keep_until_stored=False
         )
         self._outcomes: Committer[Outcome, Recorded] = Committer(
-            "outcome", self._record, metrics=metrics, rng=parts.rng, gather_s=OUTCOME_GATHER_S, keep_until_stored=True
+            "outcome",
+            self._record,
+            metrics=parts.metrics,
+            rng=parts.rng,
+            gather_s=OUTCOME_GATHER_S,
+            keep_until_stored=True,
         )
-        self._leases = LeaseKeeper(
-            store.leases,
-            store.engine,
-            new_id=lambda: parts.ids.next(self._clock.now_ms()),
-            identity=parts.identity,
-            address=parts.address,
-            ttl_s=parts.lease_ttl_s,
-            now_ms=self._clock.now_ms,
-            metrics=metrics,
-            gained=self._gained,
-            lost=self._lost,
-            recovered=self._recovered,
-        )
-        self._registry = ActorRegistry(
-            ActorTools(
-                clock=parts.clock,
-                rng=parts.rng,
-                ids=parts.ids,
-                metrics=metrics,
-                log=log.get("actors"),
-                tracer=parts.tracer,
-                gate=self._gate,
-                claims=self._claims,
-                outcomes=self._outcomes,
-                engine_store=store.engine,
-                task_store=store.tasks,
-                arm=self.arm,
-                term_of=self._leases.term_of,
-                secrets_of=SigningSecrets(store.businesses, parts.clock).of,
-                alert=parts.alert,
-                new_client=parts.new_client,
-            ),
-            parts.load_business,
-        )
+        self._leases = self._new_leases(parts)
+        self._registry = ActorRegistry(self._new_tools(parts), parts.load_business)
         self._wheel = WheelDriver(
             parts.clock,
             self._deliver,
             lead_ms=LEAD_MS,
-            on_tick_lag=metrics.wheel_tick_lag.set,
-            on_timers=metrics.wheel_timers.set,
+            on_tick_lag=parts.metrics.wheel_tick_lag.set,
+            on_timers=parts.metrics.wheel_timers.set,
         )
         self._loader = Loader(
-            store.engine,
+            parts.store.engine,
             parts.clock,
             self._accept,
             rng=parts.rng,
             timers=lambda: len(self._wheel),
             on_error=lambda error: self._log.warning("sweep failed", error=str(error)),
         )
-        self._load = LoadGauge()
-        self._draining = False
+
+    def _new_leases(self, parts: EngineParts) -> LeaseKeeper:
+        return LeaseKeeper(
+            parts.store.leases,
+            parts.store.engine,
+            new_id=lambda: parts.ids.next(self._clock.now_ms()),
+            identity=parts.identity,
+            address=parts.address,
+            ttl_s=parts.lease_ttl_s,
+            now_ms=self._clock.now_ms,
+            metrics=parts.metrics,
+            gained=self._gained,
+            lost=self._lost,
+            recovered=self._recovered,
+        )
+
+    def _new_tools(self, parts: EngineParts) -> ActorTools:
+        return ActorTools(
+            clock=parts.clock,
+            rng=parts.rng,
+            ids=parts.ids,
+            metrics=parts.metrics,
+            log=log.get("actors"),
+            tracer=parts.tracer,
+            gate=self._gate,
+            claims=self._claims,
+            outcomes=self._outcomes,
+            engine_store=parts.store.engine,
+            task_store=parts.store.tasks,
+            arm=self.arm,
+            term_of=self._leases.term_of,
+            secrets_of=SigningSecrets(parts.store.businesses, parts.clock).of,
+            alert=parts.alert,
+            new_client=parts.new_client,
+        )
 
     # --- life ---------------------------------------------------------------------------------------------------
 
@@ -164,6 +173,8 @@ class Engine:
             self._registry.offer(ref)
         elif self._loader.covers(ref.due_at):
             self._wheel.schedule(ref)
+        else:
+            self._wheel.forget(ref.task_id)  # an older version may wait there for an earlier time
 
     def _accept(self, ref: TaskRef) -> bool:
         """The loader's: False if it is here already."""
@@ -243,7 +254,8 @@ class Engine:
         if self._draining:
             checks["engine"] = "unavailable: draining"
         else:
-            checks["engine"] = "ok" if self._loader.loaded else "unavailable: loading"
+            self._once_loaded = self._once_loaded or self._loader.loaded
+            checks["engine"] = "ok" if self._once_loaded else "unavailable: loading"
         degraded = self._registry.statistics().degraded
         checks["actors"] = f"degraded: {degraded} businesses" if degraded else "ok"
         reason = self.overloaded()

@@ -29,8 +29,8 @@ from taskcenter import log
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.identity import surely_dead
+from taskcenter.store.engine_records import Instance
 from taskcenter.store.interface import EngineStore, LeaseStore
-from taskcenter.store.records import Instance
 from taskcenter.task import SHARDS, TaskRef
 
 MARGIN_S: Final = 1.5

@@ -15,7 +15,7 @@ a bug or a poisoned row: the group is then committed one by one, so that only th
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -26,7 +26,7 @@ from taskcenter import log
 from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
 from taskcenter.service.shielded import Slot
 from taskcenter.service.task_tools import TaskTools
-from taskcenter.store.records import Created, CreateResult, NewAuditEntry, NewTask
+from taskcenter.store.records import Created, CreateResult, NewAuditEntry, NewTask, Task
 
 MAX_GROUP: Final = 256
 MAX_WAITING: Final = 4096
@@ -87,11 +87,14 @@ class Creator:
                 results = await self._tools.store.create(tasks, limits, audit, now)
             except CommitUnknown:
                 results = await self._tools.store.create(tasks, limits, audit, now)
-        for result in results:
-            if isinstance(result, Created):
-                self._tools.nudge(result.task)
-                self._tools.metrics.tasks_created.labels(result.task.business_code).inc()
+        self._tell([result.task for result in results if isinstance(result, Created)])
         return results
+
+    def _tell(self, born: Sequence[Task]) -> None:
+        for task in born:
+            self._tools.nudge(task)
+        for code, count in Counter(task.business_code for task in born).items():
+            self._tools.metrics.tasks_created.labels(code).inc(count)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `close`, and then until nothing waits. Cancelled: who waits is told that the outcome is unknown."""

@@ -6,20 +6,22 @@ import hashlib
 import json
 from typing import Any, Final
 
+from pydantic_core import to_json
+
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 _encode_sorted: Final = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False, sort_keys=True
 ).encode
 
 
-def dump_text(value: Any) -> str:
-    """Compact JSON, names in the order they have."""
-    return _encode(value)
-
-
 def dump(value: Any) -> bytes:
-    """As `dump_text`, in UTF-8."""
-    return _encode(value).encode()
+    """Compact JSON in UTF-8, names in the order they have. For values that hold no NaN and no half of a surrogate."""
+    return to_json(value)
+
+
+def dump_text(value: Any) -> str:
+    """As `dump`, but takes halves of surrogates, and escapes control characters as `\\uXXXX`."""
+    return _encode(value)
 
 
 def canonical_hash(value: Any) -> bytes:

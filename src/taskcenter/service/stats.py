@@ -18,8 +18,9 @@ from taskcenter.clock import Clock
 from taskcenter.service.businesses import Businesses
 from taskcenter.service.engine_port import Engine
 from taskcenter.service.principal import Principal, Scope
+from taskcenter.store.engine_records import SendPoint
 from taskcenter.store.interface import EngineStore, StatsStore, TaskStore
-from taskcenter.store.records import Business, ExecutionStatus, SendPoint
+from taskcenter.store.records import Business, ExecutionStatus
 from taskcenter.store.summaries import ExecutionSummary, Percentiles
 from taskcenter.task import ACTIVE, WAITING, Status
 from taskcenter.times import format_time

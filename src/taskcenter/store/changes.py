@@ -13,12 +13,12 @@ from taskcenter.errors import TooMany
 from taskcenter.store import audit as chains
 from taskcenter.store.connection import Connection, Param, QueryFault
 from taskcenter.store.creation import ROWS_AT_ONCE
+from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.ledger import Deltas, count, lock_active
 from taskcenter.store.records import (
     UNSET,
     Changed,
     ChangeResult,
-    FinishOf,
     Missing,
     NewAuditEntry,
     NewTask,

@@ -22,17 +22,9 @@ from taskcenter import log
 from taskcenter.store import outcomes, recovery
 from taskcenter.store.changes import exactly
 from taskcenter.store.connection import Connection, Database, Param, Row
+from taskcenter.store.engine_records import ClaimRequest, FinishOf, Outcome, Recorded, SendPoint, Settlement
 from taskcenter.store.fence import held
-from taskcenter.store.records import (
-    ClaimRequest,
-    ExecutionStatus,
-    FinishOf,
-    Outcome,
-    Recorded,
-    SendPoint,
-    Settlement,
-    Task,
-)
+from taskcenter.store.records import ExecutionStatus, Task
 from taskcenter.store.rows import EXECUTION_STATUSES, open_task, ref_of, to_json
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements.text import fetch_in, in_list

@@ -10,24 +10,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from taskcenter.store.records import (
-    AuditEntry,
-    Business,
-    ChangeResult,
+from taskcenter.store.engine_records import (
     ClaimRequest,
-    Counters,
-    CreateResult,
-    Credential,
-    Execution,
     FinishOf,
     Instance,
-    NewAuditEntry,
-    NewTask,
     Outcome,
     Recorded,
     SendPoint,
     Settlement,
     ShardLease,
+)
+from taskcenter.store.records import (
+    AuditEntry,
+    Business,
+    ChangeResult,
+    Counters,
+    CreateResult,
+    Credential,
+    Execution,
+    NewAuditEntry,
+    NewTask,
     SigningSecret,
     Task,
     TaskChange,

@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from taskcenter.store.connection import Connection, Database, DuplicateKey, Row
-from taskcenter.store.records import Instance, ShardLease
+from taskcenter.store.engine_records import Instance, ShardLease
 from taskcenter.store.statements import leases as sql
 from taskcenter.store.statements.text import fetch_in, in_list
 

@@ -22,22 +22,10 @@ from typing import Any
 from taskcenter.store import audit as chains
 from taskcenter.store.changes import exactly, insert_finish
 from taskcenter.store.connection import Connection, Row
+from taskcenter.store.engine_records import Applied, Move, Outcome, Recorded, Settlement, Stale, Superseded
 from taskcenter.store.fence import held
 from taskcenter.store.ledger import Deltas, count
-from taskcenter.store.records import (
-    Applied,
-    Execution,
-    ExecutionStatus,
-    Move,
-    NewTask,
-    Outcome,
-    Recorded,
-    Settlement,
-    Stale,
-    Superseded,
-    Task,
-    TaskKind,
-)
+from taskcenter.store.records import Execution, ExecutionStatus, NewTask, Task, TaskKind
 from taskcenter.store.rows import EXECUTION_STATUSES, KINDS, STATUSES, clipped, execution_row, open_task, to_json
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements import tasks as task_sql

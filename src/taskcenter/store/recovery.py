@@ -16,9 +16,10 @@ from typing import Final
 
 from taskcenter.store.changes import exactly, insert_finish
 from taskcenter.store.connection import Connection
+from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.fence import held
 from taskcenter.store.ledger import Deltas, count
-from taskcenter.store.records import Execution, ExecutionStatus, FinishOf, NewTask, Task, TaskKind
+from taskcenter.store.records import Execution, ExecutionStatus, NewTask, Task, TaskKind
 from taskcenter.store.rows import execution_row, open_task, to_json
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements.text import fetch_in

@@ -10,12 +10,12 @@ from functools import partial
 from taskcenter.store import changes, creation
 from taskcenter.store.changes import Change
 from taskcenter.store.connection import Connection, Database, Param, Row
+from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.ledger import ENDED
 from taskcenter.store.records import (
     ChangeResult,
     CreateResult,
     Execution,
-    FinishOf,
     NewAuditEntry,
     NewTask,
     Task,

@@ -1,0 +1,112 @@
+"""What the engine gives the store and gets from it: claims, outcomes, leases. Times are ms since 1970 UTC."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from taskcenter.store.records import Execution, ExecutionStatus, NewAuditEntry, NewTask, Task
+from taskcenter.task import FinishReason, Status
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRequest:
+    task_id: str
+    version: int
+    shard: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """Where an outcome takes the task. Waiting states name `next_execute_at`, terminal ones `finish_reason`."""
+
+    status: Status
+    current_retry: int
+    deferrals: int
+    run: int
+    runs_done: int
+    next_execute_at: int | None = None
+    finish_reason: FinishReason | None = None
+    last_error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The end of a sent attempt: recorded by compare-and-set on (running, term, sends, version)."""
+
+    task_id: str
+    business_id: int
+    version: int  # of the claim
+    term: int
+    sends: int
+    execution: Execution | None  # None: claimed, but nothing was sent (deadline passed, run skipped, handed back)
+    move: Move
+    finish: NewTask | None = None  # the finish_url's own task, born in the same transaction
+    audit: NewAuditEntry | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """A move of a waiting task without an attempt: its deadline passed. Guarded by version and term."""
+
+    task_id: str
+    business_id: int
+    shard: int
+    version: int
+    term: int
+    move: Move
+    finish: NewTask | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    version: int  # the row's, now
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """The row was changed (an update) since the claim: decide again on `task` and record again."""
+
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class Superseded:
+    """The row is no longer this attempt's: cancelled, recovered by another owner, gone. The history row was kept."""
+
+
+Recorded = Applied | Stale | Superseded
+
+# The finish_url's own task for a task that has just ended, or None. Called inside the transaction that ends it, perhaps
+# twice and perhaps in another thread, so it must be pure: draw identifiers beforehand. `recover` hands it the task with
+# headers and payload left empty.
+FinishOf = Callable[[Task], NewTask | None]
+
+
+@dataclass(frozen=True, slots=True)
+class SendPoint:
+    """One callback of the last minutes: what rebuilds limiter and breaker after a change of owner."""
+
+    started_at: int
+    status: ExecutionStatus
+    callback_host: str
+    response_status: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    id: str
+    address: str | None  # where peers reach its nudge port; None when alone
+    host_identity: str  # boot, pid namespace, pid, start time: lets a neighbour see that it is dead
+    seq: int
+    dead: bool
+    expires_in_ms: int  # by the store's clock
+    started_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardLease:
+    shard: int
+    owner: str | None
+    term: int
