@@ -61,9 +61,7 @@ async def main(store: str, tasks: int) -> None:
                         f"  delivered, durable                  {rate:8.0f} callbacks/s ({took:.2f} s), early: {early}"
                     )
                     print(f"  raw trio + h11 loop, no store       {raw:8.0f} requests/s (ratio {rate / raw:.2f})")
-                    print(
-                        f"  httpx's own pool, no store  {own_pool:8.0f} requests/s (ratio {rate / own_pool:.2f})"
-                    )
+                    print(f"  httpx's own pool, no store  {own_pool:8.0f} requests/s (ratio {rate / own_pool:.2f})")
                     late = [at - due_at for at, due_at in arrivals]
                     print(f"  lateness p50 {percentile(late, 0.5):.0f} ms, p99 {percentile(late, 0.99):.0f} ms")
             finally:

@@ -138,3 +138,16 @@ async def test_dropped_and_put_values(autojump_clock: MockClock) -> None:
     assert await cache.get("a") == 2
     cache.put("a", 3, 1_000_000)
     assert await cache.get("a") == 3
+
+
+async def test_a_slow_read_does_not_undo_what_was_put_meanwhile(autojump_clock: MockClock) -> None:
+    source = Source()
+    source.values["a"], source.slow_s = 1, 1.0
+    cache = cached(source)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.get, "a")
+        nursery.start_soon(cache.get, "b")
+        await trio.sleep(0.5)
+        for key in ("a", "b"):
+            cache.put(key, 2, 1_000_500)
+    assert [await cache.get("a"), await cache.get("b")] == [2, 2] and source.reads == ["a", "b"]

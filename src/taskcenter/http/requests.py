@@ -21,7 +21,7 @@ from taskcenter.service.principal import Principal
 JSON: Final = "application/json"
 MAX_BODY: Final = 1024 * 1024  # one task: 256 KiB of payload, escaped at worst, and the rest
 MAX_BATCH_BODY: Final = 8 * 1024 * 1024
-PARSE_APART: Final = 256 * 1024  # larger bodies are parsed in a thread: their parsing would make callbacks late
+PARSE_APART: Final = 64 * 1024  # larger bodies are parsed in a thread: it takes ms, and a callback may be due
 PARSERS: Final = "taskcenter.parsers"  # the extension with the limiter of those threads
 
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,128}")

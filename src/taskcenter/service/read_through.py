@@ -75,7 +75,9 @@ class ReadThrough(Generic[Key, Value]):
         return value
 
     def put(self, key: Key, value: Value | None, read_at: int) -> None:
-        """Keep a value whose read began at `read_at`."""
+        """Keep a value whose read began at `read_at`, unless a younger one is here."""
+        if (seen := self._present.get(key)) is not None and seen[1] > read_at:
+            return
         if value is None:
             self._present.pop(key, None)
             self._absent[key] = read_at

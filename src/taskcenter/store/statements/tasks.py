@@ -16,12 +16,14 @@ COLUMNS: Final = (
 # How every task begins; all other columns are given.
 NEWBORN: Final = {
     "status": "'pending'", "finish_reason": "NULL", "current_retry": "0", "deferrals": "0", "interruptions": "0",
-    "run": "1", "runs_done": "0", "sends": "0", "term": "0", "version": "1", "last_error": "NULL", "finished_at": "NULL",
+    "run": "1", "runs_done": "0", "sends": "0", "term": "0", "version": "1", "last_error": "NULL",
+    "finished_at": "NULL",
 }  # fmt: skip
 INSERT_COLUMNS: Final = (*(name for name in COLUMNS if name not in NEWBORN), "request_hash", "max_retries")
 EXECUTION_COLUMNS: Final = (
     "task_id", "number", "business_id", "run", "attempt", "term", "status", "scheduled_at", "execution_time",
-    "duration", "lateness_ms", "wait_reason", "request_data", "response_status", "response_data", "error_message", "created_at",
+    "duration", "lateness_ms", "wait_reason", "request_data", "response_status", "response_data", "error_message",
+    "created_at",
 )  # fmt: skip
 _ALL: Final = ", ".join(COLUMNS)
 _EXECUTION: Final = ", ".join(EXECUTION_COLUMNS)
