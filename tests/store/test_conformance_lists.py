@@ -35,7 +35,8 @@ async def mixed(store: SqlStore) -> list[Task]:
         *[
             new_task(
                 f"t{number}", at=NOW + number * 1000, due_at=NOW + rng.randrange(60_000),
-                callback_host=rng.choice(["a.example", "b.example", "A.example"]), tags=("odd",) if number % 2 else ("x",),
+                callback_host=rng.choice(["a.example", "b.example", "A.example"]),
+                tags=("odd",) if number % 2 else ("x",),
             )
             for number in range(40)
         ],

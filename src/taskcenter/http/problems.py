@@ -143,5 +143,7 @@ def _of_http(error: HTTPException) -> Problem:
         return Problem(500, "internal_error", _INTERNAL_DETAIL)
     code = HTTP_CODES.get(status, HTTPStatus(status).phrase.lower().replace(" ", "_"))
     headers = {name: value for name, value in error.get_headers() if name.lower() == "allow"}
+    if status == 413:
+        headers["Connection"] = "close"  # the rest of the body is not read, so no request can follow it
     detail = _HTTP_DETAIL.get(status) or error.description or f"{HTTPStatus(status).phrase}."
     return Problem(status, code, detail, headers=headers)
