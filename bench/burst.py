@@ -22,7 +22,7 @@ REFERENCE = 3_000
 
 async def main(store: str, tasks: int) -> None:
     with database(store) as url, tempfile.TemporaryDirectory() as directory:
-        async with nginx(18099) as receiver:
+        async with nginx() as receiver:
             raw = await raw_rate(receiver.port, REFERENCE, CONCURRENCY)
             own_pool = await httpx_rate(receiver.url, REFERENCE // 10, CONCURRENCY)
             service = Service(url, Path(directory))

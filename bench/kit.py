@@ -7,6 +7,7 @@ same requests to the same nginx in the same run, without a store: a bare trio + 
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -137,6 +138,10 @@ def percentile(values: list[float], share: float) -> float:
 
 
 @asynccontextmanager
-async def nginx(port: int) -> AsyncIterator[Nginx]:
+async def nginx() -> AsyncIterator[Nginx]:
+    """On a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
     with Nginx(port) as server:
         yield server

@@ -37,7 +37,7 @@ async def reference(url: str, rate: int, seconds: int) -> list[float]:
 
 async def main(store: str, rate: int, seconds: int) -> None:
     with database(store) as url, tempfile.TemporaryDirectory() as directory:
-        async with nginx(18098) as receiver:
+        async with nginx() as receiver:
             bare = await reference(receiver.url, min(rate, 200), min(seconds, 5))
             service = Service(url, Path(directory))
             await service.start()

@@ -48,7 +48,7 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
 
 
 def get(name: str) -> Any:
-    return structlog.get_logger().bind(logger=name)
+    return structlog.get_logger(logger=name)  # bound at its first use, after `configure`
 
 
 def hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

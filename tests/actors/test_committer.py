@@ -40,6 +40,7 @@ async def test_what_gathers_is_one_batch_and_results_find_their_producers(autoju
 
     async with trio.open_nursery() as outer:
         outer.start_soon(group.run)
+        await trio.testing.wait_all_tasks_blocked()
         async with trio.open_nursery() as producers:
             for item in range(600):
                 producers.start_soon(produce, item)

@@ -1,18 +1,25 @@
-"""The life of one task through the API: look, change, cancel, run, deliver again."""
+"""One task through the API: what is there to be looked at, and how it is changed."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
-import trio
 from tests.http.api_kit import NOW, URL, Api
-from trio.testing import MockClock
 
+from taskcenter.actors.egress import EgressPolicy
+from taskcenter.service.task_input import read_task
+from taskcenter.store.records import Business, NewTask, TaskKind
 from taskcenter.task import Status
-from taskcenter.times import format_time
 
 MISSING = "01JA8Z3N4V7Q2M6K9T5R1X8C0B"
+
+
+def new_task(name: str, business: Business, kind: TaskKind) -> NewTask:
+    body = {"business_id": name, "callback_url": URL}
+    task = read_task(body, business, MISSING, NOW, EgressPolicy().check_url)
+    assert isinstance(task, NewTask)
+    return replace(task, kind=kind)
 
 
 # --- look -------------------------------------------------------------------------------------------------------------
@@ -61,6 +68,27 @@ async def test_what_is_not_there(api: Api, path: str) -> None:
             assert (await api.call("GET", f"{path}/{action}")).code == "not_found"
         for action in ("run", "redeliver"):
             assert (await api.call("POST", f"{path}/{action}")).code == "not_found"
+
+
+async def test_the_hidden_task_of_a_finish_url_is_not_there(api: Api) -> None:
+    task = await api.create(finish_url=f"{URL}/end", delay=60)
+    await api.call("DELETE", f"/tasks/{task['id']}")
+    business = await api.store.businesses.get("orders")
+    assert business is not None
+    hidden = new_task(task["business_id"], business, TaskKind.FINISH)
+    await api.store.tasks.create([hidden], {business.id: 10}, [None], NOW)
+    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/explain"), ("POST", "/run")):
+        assert (await api.call(method, f"/tasks/{hidden.id}{path}")).code == "not_found"
+    assert [item["id"] for item in (await api.call("GET", "/tasks")).json["items"]] == [task["id"]]
+
+
+@pytest.mark.parametrize("name", ["%00finish:x", "%0A", "x" * 129])
+async def test_what_cannot_be_a_name_is_not_looked_up(api: Api, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    async def look_up(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(api.store.tasks, "get_by_unique_id", look_up)
+    assert (await api.call("GET", f"/tasks/business/{name}")).code == "not_found"
 
 
 async def test_another_businesss_task_is_not_there(api: Api) -> None:
@@ -193,124 +221,3 @@ async def test_update_of_what_has_ended(api: Api) -> None:
     await api.attempt(task["id"], status=Status.SUCCEEDED)
     answer = await api.call("PUT", f"/tasks/{task['id']}", {"timeout": 5})
     assert (answer.status, answer.code, answer.json["task_status"]) == (409, "task_finished", "succeeded")
-
-
-# --- cancel -----------------------------------------------------------------------------------------------------------
-
-
-async def test_cancel_what_waits(stored_api: Api) -> None:
-    task = await stored_api.create("x", delay=60)
-    cancelled = (await stored_api.call("DELETE", "/tasks/business/x")).json
-    assert (cancelled["status"], cancelled["finish_reason"], cancelled["in_flight"]) == (
-        "cancelled",
-        "cancelled",
-        False,
-    )
-    assert (cancelled["next_execute_at"], cancelled["version"]) == (None, 2)
-    assert stored_api.engine.withdrawn == [task["id"]]
-    again = await stored_api.call("DELETE", f"/tasks/{task['id']}")
-    assert (again.status, again.json) == (200, cancelled)
-    assert (
-        'tasks_finished_total{business="orders",status="cancelled"} 1.0'
-        in (await stored_api.call("GET", "//metrics")).content.decode()
-    )
-
-
-@pytest.mark.parametrize("held_unsent", [True, False])
-async def test_cancel_with_an_attempt_claimed(api: Api, held_unsent: bool) -> None:
-    """in_flight is false only when the engine says that the claimed attempt was not sent and never will be."""
-    task = await api.create()
-    await api.claim(task["id"])
-    if held_unsent:
-        api.engine.holds_unsent.add(task["id"])
-    cancelled = (await api.call("DELETE", f"/tasks/{task['id']}")).json
-    assert (cancelled["status"], cancelled["in_flight"]) == ("cancelled", not held_unsent)
-
-
-async def test_cancel_again_tells_whether_the_attempt_may_still_be_under_way(
-    api: Api, autojump_clock: MockClock
-) -> None:
-    task = await api.create(timeout=10)
-    claimed = await api.claim(task["id"])
-    path = f"/tasks/{task['id']}"
-    assert (await api.call("DELETE", path)).json["in_flight"] is True
-    assert (await api.call("DELETE", path)).json["in_flight"] is True
-    await trio.sleep(16)  # its timeout and a little
-    assert (await api.call("DELETE", path)).json["in_flight"] is False
-    assert claimed.sends == 1
-
-
-@pytest.mark.parametrize("status", [Status.SUCCEEDED, Status.FAILED, Status.STOPPED])
-async def test_cancel_what_has_ended_otherwise(api: Api, status: Status) -> None:
-    task = await api.create()
-    await api.attempt(task["id"], status=status)
-    answer = await api.call("DELETE", f"/tasks/{task['id']}")
-    assert (answer.status, answer.code, answer.json["task_status"]) == (409, "not_cancellable", status.value)
-    assert not api.engine.withdrawn
-
-
-# --- run now, deliver again -------------------------------------------------------------------------------------------
-
-
-async def test_run_now(stored_api: Api) -> None:
-    task = await stored_api.create(delay=3600, retry_intervals=[60])
-    before = stored_api.clock.now_ms()
-    ran = (await stored_api.call("POST", f"/tasks/{task['id']}/run")).json
-    assert format_time(before) <= ran["next_execute_at"] <= format_time(stored_api.clock.now_ms())
-    assert (ran["status"], ran["current_retry"], ran["version"]) == ("pending", 0, 2)
-    assert stored_api.engine.offered[-1].due_at <= stored_api.clock.now_ms()
-
-
-async def test_run_now_without_using_up_a_retry(api: Api) -> None:
-    task = await api.create(retry_intervals=[3600, 3600])
-    await api.attempt(task["id"], status=Status.RETRYING, at=NOW + 3_600_000)
-    ran = (await api.call("POST", f"/tasks/{task['id']}/run")).json
-    assert (ran["status"], ran["current_retry"], ran["max_retries"]) == ("retrying", 1, 2)
-
-
-async def test_run_now_what_does_not_wait(api: Api) -> None:
-    task = await api.create()
-    await api.claim(task["id"])
-    answer = await api.call("POST", f"/tasks/{task['id']}/run")
-    assert (answer.status, answer.code, answer.json["task_status"]) == (409, "not_runnable", "running")
-    await api.call("DELETE", f"/tasks/{task['id']}")
-    answer = await api.call("POST", f"/tasks/{task['id']}/run")
-    assert (answer.status, answer.code, answer.json["task_status"]) == (409, "not_runnable", "cancelled")
-
-
-async def test_deliver_again(stored_api: Api) -> None:
-    task = await stored_api.create(retry_intervals=[60])
-    await stored_api.attempt(task["id"], status=Status.FAILED)
-    again = (await stored_api.call("POST", f"/tasks/{task['id']}/redeliver")).json
-    assert (again["status"], again["finish_reason"], again["run"]) == ("pending", None, 2)
-    assert (again["current_retry"], again["attempts"], again["finished_at"]) == (0, 1, None)
-    assert stored_api.engine.offered[-1].task_id == task["id"]
-    answer = await stored_api.call("POST", f"/tasks/{task['id']}/redeliver")
-    assert (answer.status, answer.code) == (409, "not_redeliverable")
-
-
-async def test_deliver_again_after_the_deadline(api: Api, autojump_clock: MockClock) -> None:
-    task = await api.create(deadline=format_time(NOW + 5_000))
-    await api.attempt(task["id"], status=Status.SUCCEEDED)
-    await trio.sleep(6)
-    answer = await api.call("POST", f"/tasks/{task['id']}/redeliver")
-    assert (answer.status, answer.code) == (409, "not_redeliverable")
-
-
-async def test_deliver_again_counts_as_active(api: Api) -> None:
-    await api.register("small", max_active_tasks=1)
-    task = await api.create(by="small")
-    await api.attempt(task["id"], status=Status.SUCCEEDED, by="small")
-    await api.create("b", by="small")
-    answer = await api.call("POST", f"/tasks/{task['id']}/redeliver", by="small")
-    assert (answer.status, answer.code) == (429, "quota_exceeded")
-    assert int(answer.headers["Retry-After"]) >= 1
-
-
-@pytest.mark.parametrize("body", [{"now": True}, [], "x", 5])
-async def test_calls_that_take_no_body(api: Api, body: Any) -> None:
-    task = await api.create(delay=60)
-    for method, path in (("POST", "run"), ("POST", "redeliver"), ("DELETE", "")):
-        answer = await api.call(method, f"/tasks/{task['id']}/{path}".rstrip("/"), body)
-        assert (answer.status, answer.code) == (422, "invalid_request")
-    assert (await api.call("POST", f"/tasks/{task['id']}/run", {})).status == 200

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.store.store_kit import add_business, database_of, opened_store, vault
+from tests.store.store_kit import add_business, database_of, opened_store, own_shards, vault
 from tests.store.unanswered import UnansweredDatabase
 
 from taskcenter.store import migrate
@@ -42,3 +42,16 @@ async def unanswered(migrated_url: str) -> AsyncIterator[tuple[SqlStore, Unanswe
         yield store, database
     finally:
         await store.aclose()
+
+
+@pytest.fixture
+async def two(migrated_url: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
+    """Two stores on one database, with the business `shop`; its shard is owned at term 1."""
+    async with opened_store(migrated_url) as one:
+        await add_business(one)
+        await own_shards(one)
+        if migrated_url.startswith("sqlite"):
+            yield one, one
+            return
+        async with opened_store(migrated_url) as other:
+            yield one, other

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from taskcenter.ids import encode
+from taskcenter.store.audit import verify
 from taskcenter.store.connection import Connection, Database, Param, Row
 from taskcenter.store.engine_records import ClaimRequest, Move, Outcome
 from taskcenter.store.records import (
@@ -23,7 +24,7 @@ from taskcenter.store.records import (
 )
 from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.vault import Vault
-from taskcenter.task import Status, shard_of
+from taskcenter.task import ACTIVE, TERMINAL, Status, shard_of
 
 NOW = 1_800_000_000_000
 KEY = ("k1", bytes(range(32)))
@@ -208,3 +209,18 @@ async def fetch(database: Database, sql: str, params: Sequence[Param] = ()) -> l
 def database_of(store: SqlStore) -> Database:
     """The store's own connections, for a look at what it wrote."""
     return store._database  # a test looks behind the verbs at the rows
+
+
+async def check_books(store: SqlStore) -> None:
+    """The ledger says what the rows say, the tags are those of the tasks, the audit chain holds."""
+    counters = await store.businesses.counters(BUSINESS)
+    rows = await fetch(database_of(store), "SELECT status, COUNT(*) FROM tasks WHERE kind = 'callback' GROUP BY status")
+    found = {Status(word): number for word, number in rows}
+    assert counters.created == sum(found.values())
+    assert counters.active == sum(found.get(status, 0) for status in ACTIVE)
+    for status in TERMINAL:
+        assert getattr(counters, status.value) == found.get(status, 0)
+    ((attempts,),) = await fetch(database_of(store), "SELECT COUNT(*) FROM task_executions")
+    assert counters.callbacks == attempts
+    entries = await store.audit.page(BUSINESS, None, 100_000)
+    assert verify(reversed(entries)) is None

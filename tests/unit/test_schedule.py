@@ -98,9 +98,12 @@ def test_fall_back(cron: str, expected: list[tuple[int, int, int]]) -> None:
 
 def test_a_run_that_ends_within_the_second_pass_of_the_fold() -> None:
     """Between 01:00 EST and 02:00 EST wall times lag behind; what has been run already must not come again."""
-    kept = validate({"cron": "30 1 * * *", "timezone": NEW_YORK})
-    first = ms(2027, 11, 7, 1, 30, zone=NEW_YORK)
-    assert next_due(kept, first, first, first + HOUR - MINUTE, 1) == ms(2027, 11, 8, 1, 30, zone=NEW_YORK)
+    kept = validate({"cron": "45 1 * * *", "timezone": NEW_YORK})
+    first = ms(2027, 11, 7, 1, 45, zone=NEW_YORK)
+    second_pass = first + 25 * MINUTE  # 01:10 on the clock again, and 01:45 still to come on it
+    tomorrow = ms(2027, 11, 8, 1, 45, zone=NEW_YORK)
+    assert first_due(kept, second_pass) == tomorrow
+    assert next_due(kept, first, second_pass, second_pass, 1) == tomorrow  # after a run at another time
 
 
 def test_a_day_that_a_zone_left_out() -> None:

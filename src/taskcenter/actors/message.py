@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
 
@@ -94,7 +95,9 @@ def _body_fields(task: Task) -> list[tuple[str, str]]:
 
 def masked(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
     """For the history: names that sound like a secret keep no value."""
-    return {
-        name: HIDDEN if _SECRET_HEADER.search(name) and name.lower() not in _OUR_KEYS else value
-        for name, value in headers
-    }
+    return {name: HIDDEN if _sounds_secret(name) else value for name, value in headers}
+
+
+@lru_cache(maxsize=1024)
+def _sounds_secret(name: str) -> bool:
+    return _SECRET_HEADER.search(name) is not None and name.lower() not in _OUR_KEYS

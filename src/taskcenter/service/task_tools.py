@@ -12,7 +12,7 @@ from taskcenter.service.engine_port import Engine
 from taskcenter.service.shielded import Writes
 from taskcenter.service.task_input import CheckUrl
 from taskcenter.store.interface import TaskStore
-from taskcenter.store.records import Business, Changed, ChangeResult, Missing, Task, VersionMismatch
+from taskcenter.store.records import Business, Changed, ChangeResult, Missing, Task, TaskKind, VersionMismatch
 
 QUOTA_RETRY_S = 5.0  # a full business empties as its tasks end; nobody knows when
 
@@ -38,9 +38,9 @@ class TaskTools:
 
 
 async def find(store: TaskStore, business: Business, task_id: str) -> Task:
-    """Raises `NotFound`, also for another business's task."""
+    """Raises `NotFound`, also for another business's task and for the hidden one that calls a finish_url."""
     task = await store.get(business.id, task_id) if is_id(task_id) else None
-    if task is None:
+    if task is None or task.kind is not TaskKind.CALLBACK:
         raise NotFound("no such task")
     return task
 
