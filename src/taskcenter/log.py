@@ -48,7 +48,7 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
 
 
 def get(name: str) -> Any:
-    return structlog.get_logger(logger=name)  # bound at its first use, after `configure`
+    return structlog.get_logger(room=name)  # bound at its first use, after `configure`
 
 
 def hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -69,4 +69,4 @@ class _Forward(logging.Handler):
     """Lines of libraries that use the standard library's logging, in our format."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name)
+        structlog.get_logger().log(record.levelno, record.getMessage(), room=record.name)

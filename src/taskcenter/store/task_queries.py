@@ -91,9 +91,10 @@ def _select(
 
 
 def _candidates(dialect: Dialect, where: TaskFilter, statuses: Sequence[Status]) -> str:
-    """The indexes MySQL may choose from: those the filter speaks of, or the plain list's."""
-    if dialect == "sqlite":
-        return ""
+    """The indexes the server may choose from: those the filter speaks of, or the plain list's.
+
+    SQLite knows no statistics and would take any equality before a range on a time, so it is told in that case alone.
+    """
     names: list[str] = []
     if statuses:
         names.append("ix_tasks_business_status")
@@ -103,6 +104,9 @@ def _candidates(dialect: Dialect, where: TaskFilter, statuses: Sequence[Status])
         names.append("ix_tasks_business_due")
     if where.finished_after is not None or where.finished_before is not None:
         names.append("ix_tasks_business_finished")
+    if dialect == "sqlite":
+        by_time = names and names[0] in ("ix_tasks_business_due", "ix_tasks_business_finished")
+        return f" INDEXED BY {names[0]}" if by_time else ""
     if where.created_after is not None or where.created_before is not None or not names:
         names.append("ix_tasks_business")
     return f" FORCE INDEX ({', '.join(names)})"
