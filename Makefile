@@ -7,10 +7,9 @@
 SHELL := /bin/sh
 BIN := .venv/bin
 LOCKS := requirements/build.lock pyproject.toml scripts/build-venv
-SEEDS ?= 20
 export PYTHON
 
-.PHONY: help run test lint fix bench docs lock simulate servers clean
+.PHONY: help run test lint fix bench docs lock servers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,9 +44,6 @@ docs: .venv/dev.stamp ## write the pages that are made from the code
 
 lock: .venv/dev.stamp ## pin dependencies anew from pyproject.toml; UPGRADE=1 takes the newest
 	@sh scripts/lock
-
-simulate: .venv/dev.stamp ## run SEEDS=… simulated clusters (days of traffic, crashes, partitions)
-	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 servers: .venv/dev.stamp ## start a private MariaDB and MySQL for trials by hand, until Ctrl-C
 	@sh scripts/prepare-test-servers mariadb mysql

@@ -1,0 +1,94 @@
+"""Three instances over one server: each task once, a killed one replaced, a rolling restart that nobody notices."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trio
+
+from tests.flow.kit import Answer, Api, Receiver, Service, business
+from tests.flow.test_crash import all_ended
+
+pytestmark = pytest.mark.real_time
+INSTANCES = 3
+
+
+@asynccontextmanager
+async def cluster(database_url: str, directory: Path) -> AsyncIterator[tuple[list[Service], Receiver]]:
+    receiver = Receiver()
+    services = []
+    for number in range(INSTANCES):
+        own = directory / str(number)
+        own.mkdir()
+        services.append(Service(database_url, own))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(receiver.serve)
+        for service in services:
+            await service.start()
+        try:
+            yield services, receiver
+        finally:
+            for service in services:
+                if service.running:
+                    service.kill()
+            nursery.cancel_scope.cancel()
+
+
+async def spread(api: Api, url: str, count: int, over_s: float, start_s: float) -> list[str]:
+    ids: list[str] = []
+    for first in range(0, count, 400):
+        items = [
+            {"business_id": f"t{number}", "callback_url": url, "delay": start_s + over_s * number / count}
+            for number in range(first, min(first + 400, count))
+        ]
+        ids += [result["task"]["id"] for result in (await api.ok("POST", "/tasks/batch", {"tasks": items}))["results"]]
+    return ids
+
+
+def server_url(mariadb_server: object) -> str:
+    create: Callable[[], str] = mariadb_server.create_database  # type: ignore[attr-defined]  # tests.servers' fixture
+    return create()
+
+
+async def test_each_task_is_called_once_and_a_killed_owner_is_replaced(mariadb_server: object, tmp_path: Path) -> None:
+    async with cluster(server_url(mariadb_server), tmp_path) as (services, receiver):
+        receiver.decide = lambda call: Answer(delay_s=0.05)
+        async with business(services[0], "one") as one, business(services[1], "two") as two:
+            quiet = await spread(one, receiver.url, 300, 1, 1)
+            assert await all_ended(one, quiet) == {"succeeded": 300}
+            assert Counter(call.headers["x-taskcenter-task-id"] for call in receiver.calls) == dict.fromkeys(quiet, 1)
+
+            receiver.calls.clear()
+            loaded = await spread(two, receiver.url, 900, 6, 1)
+            await receiver.wait_for(200)
+            services[2].kill()
+            assert await all_ended(two, loaded, timeout_s=90) == {"succeeded": 900}
+            counts = Counter(call.headers["x-taskcenter-task-id"] for call in receiver.calls)
+            assert counts.keys() == set(loaded)
+            flagged = {
+                call.headers["x-taskcenter-task-id"]
+                for call in receiver.calls
+                if call.headers.get("x-taskcenter-redelivery") == "possible-duplicate"
+            }
+            assert {task_id for task_id, count in counts.items() if count > 1} <= flagged
+            assert all(call.arrived_at >= call.due_at for call in receiver.calls)
+
+
+async def test_a_rolling_restart_repeats_and_loses_nothing(mysql_server: object, tmp_path: Path) -> None:
+    async with cluster(server_url(mysql_server), tmp_path) as (services, receiver):
+        receiver.decide = lambda call: Answer(delay_s=0.05)
+        async with business(services[0], "shop") as api:
+            ids = await spread(api, receiver.url, 900, 15, 1)
+            await receiver.wait_for(50)
+            for service in services[1:]:
+                assert await service.terminate() == 0, service.tail()
+                await service.start()
+            assert await all_ended(api, ids, timeout_s=60) == {"succeeded": 900}
+            counts = Counter(call.headers["x-taskcenter-task-id"] for call in receiver.calls)
+            assert counts == dict.fromkeys(ids, 1)
+            latest = max(receiver.calls, key=lambda call: call.arrived_at)
+            assert latest.arrived_at - latest.due_at < 15_000, "within the lease's time, whoever owned it"
