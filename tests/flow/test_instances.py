@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trio
-
 from tests.flow.kit import Answer, Api, Receiver, Service, business
 from tests.flow.test_crash import all_ended
 

@@ -60,6 +60,8 @@ def _privileges() -> tuple[list[str], str]:
     """Return what gives the right to mount and chroot, and the user to become after it ("": stay root)."""
     namespace = ["unshare", "--mount", "--propagation", "private"]
     if os.geteuid() == 0:
+        if not _succeeds([*namespace, "true"]):  # inside a chroot, / is no mount point whose propagation could be set
+            namespace[-1] = "unchanged"
         return namespace, ""
     mapped = ["unshare", "--map-root-user", *namespace[1:]]
     if _succeeds([*mapped, "true"]):

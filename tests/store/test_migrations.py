@@ -14,7 +14,7 @@ from tests.store.connection_kit import by_hand
 from tests.store.store_kit import opened_store, vault
 
 from taskcenter.errors import ConfigError, SchemaMismatch, StoreUnavailable
-from taskcenter.store import migrate
+from taskcenter.store import migrate, revision
 from taskcenter.store.schema import metadata, sqlite_ddl
 from taskcenter.store.sql_store import SqlStore
 from taskcenter.store.sqlite import SqliteDatabase
@@ -56,7 +56,7 @@ def engine_of(url: str) -> Engine:
 
 
 def test_migrated_is_declared(database_url: str) -> None:
-    assert migrate.up(database_url) == migrate.head()
+    assert migrate.up(database_url) == revision.head()
     migrated = shape_of(database_url)
     assert len(migrated) >= len(metadata.tables)
     migrate.down(database_url, "base")
@@ -66,16 +66,16 @@ def test_migrated_is_declared(database_url: str) -> None:
 
 
 def test_up_and_down_and_up_again(database_url: str) -> None:
-    assert migrate.check(database_url) == "empty"
+    assert revision.check(database_url) == "empty"
     migrate.up(database_url)
-    assert migrate.check(database_url) == "current"
+    assert revision.check(database_url) == "current"
     first = shape_of(database_url)
     assert migrate.down(database_url, "base") is None
-    assert migrate.check(database_url) == "empty"
+    assert revision.check(database_url) == "empty"
     assert tables_of(database_url) == []
     migrate.up(database_url)
     assert shape_of(database_url) == first
-    assert migrate.current(database_url) == migrate.head()
+    assert revision.current(database_url) == revision.head()
 
 
 def test_every_shard_has_its_row_and_the_system_its_ledger(database_url: str) -> None:
@@ -91,7 +91,7 @@ def test_every_shard_has_its_row_and_the_system_its_ledger(database_url: str) ->
 def test_repeating_changes_nothing(database_url: str) -> None:
     migrate.up(database_url)
     by_hand(database_url, "UPDATE shards SET term = 5")
-    assert migrate.up(database_url) == migrate.head()
+    assert migrate.up(database_url) == revision.head()
     assert by_hand(database_url, "SELECT COUNT(*), MIN(term) FROM shards") == [(SHARDS, 5)]
 
 
@@ -104,7 +104,7 @@ def test_run_that_was_cut_off_is_completed(database_url: str) -> None:
     on_table = "" if database_url.startswith("sqlite") else " ON tasks"
     by_hand(database_url, f"DROP INDEX ix_tasks_due{on_table}")
     by_hand(database_url, "DELETE FROM shards WHERE shard > 100")
-    assert migrate.check(database_url) == "empty"
+    assert revision.check(database_url) == "empty"
     migrate.up(database_url)
     assert shape_of(database_url) == whole
     assert by_hand(database_url, "SELECT COUNT(*) FROM shards") == [(SHARDS,)]
@@ -113,8 +113,8 @@ def test_run_that_was_cut_off_is_completed(database_url: str) -> None:
 def test_newer_database_is_refused(database_url: str) -> None:
     migrate.up(database_url)
     by_hand(database_url, "UPDATE alembic_version SET version_num = '9999'")
-    assert migrate.check(database_url) == "newer"
-    for refused in (migrate.require_current, migrate.up):
+    assert revision.check(database_url) == "newer"
+    for refused in (revision.require_current, migrate.up):
         with pytest.raises(SchemaMismatch, match=r"schema 9999, which is newer than this release") as caught:
             refused(database_url)
         assert "\n" not in str(caught.value)
@@ -125,9 +125,9 @@ def test_newer_database_is_refused(database_url: str) -> None:
 
 def test_missing_schema_is_named(database_url: str) -> None:
     with pytest.raises(SchemaMismatch, match=r"has no schema yet, this release needs \d+: run `taskcenter migrate`"):
-        migrate.require_current(database_url)
+        revision.require_current(database_url)
     migrate.up(database_url)
-    migrate.require_current(database_url)
+    revision.require_current(database_url)
 
 
 def test_unknown_target_is_refused(database_url: str) -> None:
@@ -151,11 +151,11 @@ def test_two_instances_do_not_migrate_at_once(database_url: str) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    done = [outcome for outcome in outcomes if outcome == migrate.head()]
+    done = [outcome for outcome in outcomes if outcome == revision.head()]
     assert done
     if not database_url.startswith("sqlite"):
         assert len(done) == len(threads), outcomes
-    assert migrate.check(database_url) == "current"
+    assert revision.check(database_url) == "current"
     assert by_hand(database_url, "SELECT COUNT(*) FROM shards") == [(SHARDS,)]
 
 
@@ -163,7 +163,7 @@ async def test_file_in_use_is_not_migrated(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
     migrate.up(url)
     async with opened_store(url):
-        assert migrate.check(url) == "current"
+        assert revision.check(url) == "current"
         with pytest.raises(ConfigError, match="locked"):
             migrate.down(url, "base")
     migrate.down(url, "base")
@@ -171,7 +171,7 @@ async def test_file_in_use_is_not_migrated(tmp_path: Path) -> None:
 
 def test_checking_a_file_that_is_not_there_makes_none(tmp_path: Path) -> None:
     path = tmp_path / "none.db"
-    assert migrate.check(f"sqlite:///{path}") == "empty"
+    assert revision.check(f"sqlite:///{path}") == "empty"
     assert not path.exists()
 
 
@@ -183,7 +183,7 @@ def test_migrated_file_is_for_its_owner_alone(tmp_path: Path) -> None:
 
 def test_unreachable_server_is_told_without_its_secrets() -> None:
     with pytest.raises(StoreUnavailable) as caught:
-        migrate.check("mysql://someone:hush-hush@127.0.0.1:1/taskcenter")
+        revision.check("mysql://someone:hush-hush@127.0.0.1:1/taskcenter")
     assert "hush" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
@@ -192,8 +192,8 @@ def test_unreachable_server_is_told_without_its_secrets() -> None:
 def test_damaged_file_is_told(tmp_path: Path) -> None:
     path = tmp_path / "a.db"
     path.write_bytes(b"this is no database" * 1000)
-    with pytest.raises(StoreUnavailable, match="SQLITE_NOTADB"):
-        migrate.check(f"sqlite:///{path}")
+    with pytest.raises(ConfigError, match=r"'a\.db' is not a SQLite database"):
+        revision.check(f"sqlite:///{path}")
 
 
 async def test_schema_in_memory_is_the_declared_one(tmp_path: Path) -> None:

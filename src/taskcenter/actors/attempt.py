@@ -11,6 +11,7 @@ term and sends it again, flagged as a possible duplicate.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, assert_never
 
@@ -19,8 +20,10 @@ import trio
 from taskcenter.actors.answers import Decision, decide
 from taskcenter.actors.breaker import Ticket
 from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.finish import last_of, ref_of
 from taskcenter.actors.message import body_of, headers_of, masked, webhook_id
 from taskcenter.actors.outcome import Health, expired, finish_call, missed_run, move_after, receiver_health
+from taskcenter.actors.signing import SigningSecret
 from taskcenter.actors.targets import CallbackUrlError, check_url
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.engine_records import Applied, ClaimRequest, Move, Outcome, Stale, Superseded
@@ -40,6 +43,7 @@ class Claimed:
     """The row is running under our term, and nothing has been sent."""
 
     task: Task
+    secrets: Sequence[SigningSecret]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,11 +87,14 @@ class Attempt:
         term = tools.term_of(self.ref.shard)
         if term is None:
             return None
+        secrets = await tools.secrets_of(self.ref.business_id)  # before the claim: a store that is out stops it here
         task = await tools.claims.submit(ClaimRequest(self.ref.task_id, self.ref.version, self.ref.shard, term))
         if task is None:
-            tools.metrics.claims_refused.inc()
+            (
+                tools.metrics.claims_refused if tools.term_of(self.ref.shard) == term else tools.metrics.fenced_writes
+            ).inc()
             return None
-        claimed = Claimed(task)
+        claimed = Claimed(task, secrets)
         if self.start_at > tools.clock.now_ms():
             await tools.clock.sleep_until(self.start_at)
         if self.withdrawn:
@@ -117,9 +124,8 @@ class Attempt:
             actor.limiter.restate(self.limiter_entry, int(started_ms))
         try:
             body = body_of(task)
-            secrets = await tools.secrets_of(task.business_id)
             with tools.tracer.span("callback", attributes):
-                headers = headers_of(task, body, secrets, int(started_ms), tools.tracer.traceparent())
+                headers = headers_of(task, body, claimed.secrets, int(started_ms), tools.tracer.traceparent())
                 request = CallbackRequest(task.callback_method, check_url(task.callback_url), headers, body)
                 exchange = await actor.client.exchange(request, task.timeout_ms / 1000)
         except CallbackUrlError as error:
@@ -140,7 +146,8 @@ class Attempt:
         while True:
             move = move_after(task, ended.decision, int(ended.started_ms), int(ended.ended_ms))
             try:
-                recorded = await actor.tools.outcomes.submit(self._outcome(actor, task, execution, move))
+                outcome = self._outcome(actor, task, execution, move)
+                recorded = await actor.tools.outcomes.submit(outcome)
             except StoreUnavailable:
                 raise
             except Exception as error:
@@ -154,15 +161,17 @@ class Attempt:
             task = recorded.task
         actor.meters.attempted(execution.status, execution.duration_ms, execution.lateness_ms)
         self._log(actor, ended, execution, move)
-        return self._next(actor, task, move, recorded)
+        return self._next(actor, task, outcome, recorded)
 
     async def _hand_back(self, actor: BusinessActor, claimed: Claimed, move: Move) -> TaskRef | None:
         """Claimed, but nothing was sent: the row moves on without an execution."""
         task = claimed.task
+        last = await last_of(actor.tools.task_store, task)
         while True:
-            recorded = await actor.tools.outcomes.submit(self._outcome(actor, task, None, move))
+            outcome = replace(self._outcome(actor, task, last, move), execution=None)
+            recorded = await actor.tools.outcomes.submit(outcome)
             if not isinstance(recorded, Stale):
-                return self._next(actor, task, move, recorded)
+                return self._next(actor, task, outcome, recorded)
             task = recorded.task
             move = self._refusal(task, actor.tools.clock.now_ms()) or move
 
@@ -172,11 +181,18 @@ class Attempt:
         finish = finish_call(task, move, execution, tools.ids.next(now), now)
         return Outcome(task.id, task.business_id, task.version, task.term, task.sends, execution, move, finish)
 
-    def _next(self, actor: BusinessActor, task: Task, move: Move, recorded: Applied | Superseded) -> TaskRef | None:
+    def _next(
+        self, actor: BusinessActor, task: Task, outcome: Outcome, recorded: Applied | Superseded
+    ) -> TaskRef | None:
+        move = outcome.move
         match recorded:
             case Superseded():
+                if actor.tools.term_of(task.shard) != task.term:
+                    actor.tools.metrics.fenced_writes.inc()
                 return None
             case Applied(version=version):
+                if outcome.finish is not None:
+                    actor.tools.arm(ref_of(outcome.finish))
                 if move.status in TERMINAL and task.kind is TaskKind.CALLBACK:
                     actor.meters.finished(move.status)
                 if move.next_execute_at is None:

@@ -24,6 +24,7 @@ import trio
 
 from taskcenter.actors.attempt import Attempt
 from taskcenter.actors.breaker import Breaker, BreakerSettings, BreakerState, Transition
+from taskcenter.actors.breakers import Breakers
 from taskcenter.actors.expiry import expire
 from taskcenter.actors.limiter import WINDOW_MS, SlidingWindowLimiter
 from taskcenter.actors.mailbox import Mailbox, Offer
@@ -39,7 +40,6 @@ MAILBOX_CAPACITY: Final = 10_000
 READY_CAPACITY: Final = 10_000
 REFILL_PAGE: Final = 500
 STORE_PAUSE_MS: Final = 500  # no claims for this long after the store refused one
-MAX_BREAKERS: Final = 256  # destination hosts remembered; closed ones are forgotten first
 NOTICEABLE_MS: Final = 20  # a start this late was held back by something
 
 
@@ -68,8 +68,7 @@ class BusinessActor:
         self.degraded = False
         self.idle_since: int | None = None
         self.client = tools.new_client(business)
-        self._breakers: dict[str, Breaker] = {}
-        self._breaker_settings = BreakerSettings.of(business.breaker)
+        self.breakers = Breakers(BreakerSettings.of(business.breaker), tools.rng.random, self._on_transition)
         self._host_holds: dict[str, Hold] = {}
         self._last_reasons: dict[str, str] = {}  # host → what last held it back, for the history
         self._store_pause_until = 0
@@ -87,18 +86,19 @@ class BusinessActor:
         return result
 
     def withdraw(self, task_id: str) -> bool:
-        """Drop the task. True if nothing of it has been sent since it was last claimed, and nothing will be."""
+        """Drop the task. True if an attempt of it is held here, was not sent, and never will be.
+
+        No attempt here says nothing: another instance may be the one that is sending it.
+        """
         self.ready.discard(task_id)
         attempt = self.in_flight.get(task_id)
-        return attempt is None or attempt.withdraw()
+        return attempt is not None and attempt.withdraw()
 
     def update(self, business: Business) -> None:
         """New settings, in force at once."""
         self.business = business
         self.limiter.limit = business.rate_limit
-        self._breaker_settings = BreakerSettings.of(business.breaker)
-        for breaker in self._breakers.values():
-            breaker.reconfigure(self._breaker_settings)
+        self.breakers.reconfigure(BreakerSettings.of(business.breaker))
         self.wake()
 
     def forget_waiting(self) -> None:
@@ -124,23 +124,19 @@ class BusinessActor:
     def idle(self) -> bool:
         return not (self.mailbox or self.ready or self.in_flight or self._overflowed)
 
-    @property
-    def breakers(self) -> dict[str, Breaker]:
-        """By destination host."""
-        return self._breakers
-
     def hold_for(self, ref: TaskRef) -> Hold | None:
         return self._host_holds.get(ref.host) or self.hold
 
     # --- the loop -----------------------------------------------------------------------------------------------
 
     async def rebuild(self) -> None:
-        """Limiter from the history of the last window, so that a change of owner does not double the rate."""
+        """Limiter and breakers from the history: a change of owner neither doubles the rate nor forgets a dead host."""
         now = self.tools.clock.now_ms()
         sends = await self.tools.engine_store.recent_sends(
             self.business.id, now - WINDOW_MS - 1000, self.business.rate_limit
         )
         self.limiter.rebuild(point.started_at for point in sends)
+        self.breakers.replay(sends)
 
     async def run(self, attempts: trio.Nursery) -> None:
         """Admit for ever; `attempts` outlives this loop."""
@@ -212,7 +208,7 @@ class BusinessActor:
         return None
 
     def _host_hold(self, host: str, now: int) -> Hold | None:
-        breaker = self._breaker(host)
+        breaker = self.breakers.of(host)
         if breaker.admits(now):
             return None
         waits = "its probe is on its way" if breaker.state is BreakerState.HALF_OPEN else f"open: {breaker.cause}"
@@ -221,14 +217,14 @@ class BusinessActor:
     def _start(self, attempts: trio.Nursery, ref: TaskRef, start_at: int, now: int) -> None:
         held_by = self._last_reasons.get(ref.host) if max(start_at, now) - ref.due_at > NOTICEABLE_MS else None
         entry = self.limiter.take(start_at)
-        attempt = Attempt(ref, start_at, entry, self._breaker(ref.host).start(), held_by)
+        attempt = Attempt(ref, start_at, entry, self.breakers.of(ref.host).start(), held_by)
         self.in_flight[ref.task_id] = attempt
         self.meters.in_flight.inc()
         attempts.start_soon(self._attend, attempt)
 
     async def _attend(self, attempt: Attempt) -> None:
         """An attempt from its claim to its record, whatever happens in it."""
-        breaker = self._breaker(attempt.ref.host)
+        breaker = self.breakers.of(attempt.ref.host)
         following: TaskRef | None = None
         try:
             following = await attempt.run(self)
@@ -300,21 +296,6 @@ class BusinessActor:
             self._refilling = False
             self.wake()
 
-    def _breaker(self, host: str) -> Breaker:
-        breaker = self._breakers.get(host)
-        if breaker is None:
-            if len(self._breakers) >= MAX_BREAKERS:
-                self._forget_closed_breakers()
-            breaker = Breaker(self._breaker_settings, self.tools.rng.random, self._on_transition)
-            self._breakers[host] = breaker
-        return breaker
-
-    def _forget_closed_breakers(self) -> None:
-        used = {attempt.ref.host for attempt in self.in_flight.values()}
-        for host, breaker in list(self._breakers.items()):
-            if breaker.state is BreakerState.CLOSED and host not in used:
-                del self._breakers[host]
-
     def _on_transition(self, transition: Transition) -> None:
         self.meters.breaker_moved(transition)
         self.tools.log.warning(
@@ -331,7 +312,7 @@ class BusinessActor:
         now = self.tools.clock.now_ms()
         self.meters.depth.set(len(self.mailbox) + len(self.ready))
         self.meters.tokens.set(max(0, self.limiter.limit - self.limiter.used(now)))
-        self.meters.breaker_state(self._breakers.values())
+        self.meters.breaker_state(self.breakers)
         self.idle_since = (self.idle_since or now) if self.idle else None
 
     def __repr__(self) -> str:

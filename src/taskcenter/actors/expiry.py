@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from taskcenter.actors.finish import last_of, ref_of
 from taskcenter.actors.message import rfc3339
 from taskcenter.actors.outcome import finish_call
 from taskcenter.errors import StoreUnavailable
@@ -37,12 +38,14 @@ async def expire(actor: BusinessActor, ref: TaskRef, held_by: str | None) -> Non
             last_error=f"the deadline {rfc3339(task.deadline_at)} passed{why}",
         )
         now = tools.clock.now_ms()
-        finish = finish_call(task, move, None, tools.ids.next(now), now)
+        finish = finish_call(task, move, await last_of(tools.task_store, task), tools.ids.next(now), now)
         [recorded] = await tools.engine_store.settle(
             [Settlement(ref.task_id, ref.business_id, ref.shard, ref.version, term, move, finish)], now
         )
         if isinstance(recorded, Applied):
             actor.meters.finished(move.status)
+            if finish is not None:
+                tools.arm(ref_of(finish))
     except StoreUnavailable as error:
         tools.log.warning("expiry postponed", task_id=ref.task_id, error=str(error))
         tools.arm(ref)

@@ -12,8 +12,8 @@ from taskcenter.actors.message import rfc3339
 from taskcenter.actors.retry import Defer, Finish, GiveUp, RetryAt, next_step
 from taskcenter.actors.targets import check_url
 from taskcenter.schedule import next_due
-from taskcenter.store.engine_records import Move
-from taskcenter.store.records import Execution, NewTask, Task, TaskKind
+from taskcenter.store.engine_records import Move, SendPoint
+from taskcenter.store.records import Execution, ExecutionStatus, NewTask, Task, TaskKind
 from taskcenter.task import TERMINAL, Event, FinishReason, Status, after
 
 MAX_ERROR_CHARS: Final = 1000
@@ -38,6 +38,20 @@ def receiver_health(exchange: Exchange, decision: Decision) -> Health:
     if isinstance(decision, Deferred):
         return Health.UNWELL if decision.status_code_503 else Health.WELL
     return Health.UNWELL if exchange.status >= 500 else Health.WELL
+
+
+def health_of(point: SendPoint) -> Health:
+    """The same, of an attempt in the history."""
+    match point.status:
+        case ExecutionStatus.TIMEOUT | ExecutionStatus.CONNECTION_ERROR | ExecutionStatus.INVALID_RESPONSE:
+            return Health.UNWELL
+        case ExecutionStatus.BLOCKED | ExecutionStatus.INTERRUPTED:
+            return Health.UNKNOWN
+        case ExecutionStatus.HTTP_ERROR:
+            return Health.UNWELL if (point.response_status or 0) >= 500 else Health.WELL
+        case ExecutionStatus.DEFERRED:
+            return Health.UNWELL if point.response_status == 503 else Health.WELL
+    return Health.WELL
 
 
 def move_after(task: Task, decision: Decision, started_ms: int, ended_ms: int) -> Move:

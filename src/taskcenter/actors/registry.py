@@ -28,7 +28,7 @@ BUDGET_WINDOW_S: Final = 60.0
 DEGRADED_RETRY_S: Final = 60.0
 FIRST_BACKOFF_S: Final = 0.1
 IDLE_MS: Final = 120_000
-PASSIVATE_EVERY_S: Final = 30.0
+PASSIVATE_EVERY_S: Final = 10.0
 MAX_EARLY: Final = 10_000  # references of a business whose row is still being read
 
 
@@ -80,9 +80,9 @@ class ActorRegistry:
         return Offer.ACCEPTED
 
     def withdraw(self, task_id: str, business_id: int) -> bool:
-        """See `BusinessActor.withdraw`; a business that does not run here has sent nothing."""
+        """See `BusinessActor.withdraw`; of a business that does not run here nothing is known."""
         actor = self._actors.get(business_id)
-        return actor is None or actor.withdraw(task_id)
+        return actor is not None and actor.withdraw(task_id)
 
     def get(self, business_id: int) -> BusinessActor | None:
         return self._actors.get(business_id)
@@ -106,6 +106,12 @@ class ActorRegistry:
         for actor in self._actors.values():
             if actor.business.shard in shards:
                 actor.forget_waiting()
+
+    async def settle(self, shards: frozenset[int]) -> None:
+        """Return when nothing of these shards is on its way; they must have been dropped before."""
+        for actor in list(self._actors.values()):
+            while actor.business.shard in shards and actor.in_flight:
+                await next(iter(actor.in_flight.values())).over.wait()
 
     async def drain(self) -> None:
         """Admit nothing more; return when nothing is on its way."""
@@ -182,11 +188,18 @@ class ActorRegistry:
             )
         return DEGRADED_RETRY_S
 
+    def measure(self) -> None:
+        """Bring up to date what changes with time alone: the starts that the rate limits would allow now."""
+        now = self._tools.clock.now_ms()
+        for actor in self._actors.values():
+            actor.meters.tokens.set(max(0, actor.limiter.limit - actor.limiter.used(now)))
+
     def _passivate(self) -> None:
         now = self._tools.clock.now_ms()
         for business_id, actor in list(self._actors.items()):
+            actor.client.close_idle()
             if actor.idle and actor.idle_since is not None and now - actor.idle_since > IDLE_MS:
-                if any(breaker.state != "closed" for breaker in actor.breakers.values()):
+                if not actor.breakers.all_closed:
                     continue
                 del self._actors[business_id]
                 actor.mailbox.close()

@@ -15,8 +15,8 @@ import typer
 
 from taskcenter.config import Settings, load_settings, parse_encryption_keys, split_address
 from taskcenter.errors import ConfigError, TaskCenterError
-from taskcenter.store import migrate as migrations
 from taskcenter.store.admin import ServerFacts, server_facts
+from taskcenter.store.revision import check
 from taskcenter.store.url import MysqlUrl, SqliteUrl, parse_database_url
 
 MAX_CLOCK_OFFSET_S = 2.0
@@ -79,7 +79,7 @@ def _keys(settings: Settings, database: SqliteUrl | MysqlUrl) -> Finding:
 
 def _database(settings: Settings, database: SqliteUrl | MysqlUrl) -> Iterator[Finding]:
     try:
-        state = migrations.check(settings.database_url.get_secret_value())
+        state = check(settings.database_url.get_secret_value())
     except TaskCenterError as error:
         yield Finding("database", str(error), "see that it runs, and that address, account and TLS are right")
         return

@@ -17,7 +17,6 @@ from taskcenter.config import Settings, load_settings
 from taskcenter.errors import ConfigError, SchemaMismatch, StoreUnavailable
 from taskcenter.runtime.node import Started, prepare_database, run_node
 from taskcenter.runtime.processes import follow_parent, is_worker, serve_processes
-from taskcenter.store import migrate as migrations
 from taskcenter.store.url import SqliteUrl, parse_database_url
 
 T = TypeVar("T")
@@ -55,8 +54,10 @@ def migrate(
     config: Config = None,
 ) -> None:
     """Bring the database's schema up (or down) to a revision."""
+    from taskcenter.store.migrate import move  # noqa: PLC0415  # SQLAlchemy and Alembic: slow to load, seldom needed
+
     settings = guarded(partial(load_settings, config))
-    revision = guarded(partial(migrations.move, settings.database_url.get_secret_value(), to))
+    revision = guarded(partial(move, settings.database_url.get_secret_value(), to))
     typer.echo(f"the schema is at {revision or 'base'}")
 
 

@@ -26,7 +26,7 @@ from taskcenter.service.json_text import dump
 
 TAG: Final = "Health"
 POLICY: Final = (
-    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"
+    "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"
     f"{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
 )
 _CODE: Final = re.compile(r"`([^`]+)`")
@@ -34,6 +34,7 @@ _BOLD: Final = re.compile(r"\*\*([^*]+)\*\*")
 
 Json = Mapping[str, Any]
 Row = tuple[str, str, str, str]  # name and type as HTML; words and example as text
+_EXAMPLE: Final = ' <span class="example">e.g. <code>{}</code></span>'
 _METHODS: Final = ("post", "get", "put", "delete")
 
 
@@ -102,19 +103,37 @@ def render_page(document: Json) -> str:
     )
     info = document["info"]
     intro = "".join(f"<p>{_words(part)}</p>" for part in info["description"].split("\n\n"))
-    links = "".join(f'<a href="#{_slug(tag["name"])}">{escape(tag["name"])}</a>' for tag in document["tags"])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(info["title"])} API</title>'
-        f"<style>{STYLE}</style></head><body><header><h1>{escape(info['title'])} "
-        f"<small>{escape(info['version'])}</small></h1><p>{escape(info['summary'])}</p>"
-        f'<nav>{links}<a href="#models">Models</a><a href="#problems">Problems</a>'
-        f'<a href="/openapi.json">openapi.json</a></nav></header>'
-        f"<main><section>{intro}</section>{sections}"
+        f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body>'
+        f'<aside><a class="brand" href="#top">{escape(info["title"])}</a>{_contents(document)}</aside>'
+        f'<main id="top"><header><h1>{escape(info["title"])} <small>{escape(info["version"])}</small></h1>'
+        f'<p class="lead">{escape(info["summary"])}</p></header><section>{intro}</section>{sections}'
         f'<section id="models"><h2>Models</h2>{models}</section>'
         f'<section id="problems"><h2>Problems</h2><p>The <code>code</code> of an error, to switch on.</p>'
         f"<table>{problems}</table></section></main></body></html>"
     )
+
+
+def _contents(document: Json) -> str:
+    """The list of all operations, beside the page."""
+    links: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
+    for path, methods in document["paths"].items():
+        for method in sorted(methods, key=_METHODS.index):
+            operation = methods[method]
+            short = "DEL" if method == "delete" else method.upper()
+            links[operation["tags"][0]].append(
+                f'<li><a href="#{operation["operationId"]}"><span class="method {method}">{short}</span>'
+                f"<span>{escape(operation['summary'])}</span></a></li>"
+            )
+    parts = [
+        f'<h2><a href="#{_slug(name)}">{escape(name)}</a></h2><ul>{"".join(items)}</ul>'
+        for name, items in links.items()
+    ]
+    more = (("#models", "Models"), ("#problems", "Problems"), ("/openapi.json", "openapi.json"))
+    parts += [f'<h2><a href="{target}">{name}</a></h2>' for target, name in more]
+    return f"<nav>{''.join(parts)}</nav>"
 
 
 def _operation(document: Json, path: str, method: str, operation: Json) -> str:
@@ -125,7 +144,7 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         parts.append(f"<h4>Body</h4>{_fields(document, _resolve(document, schema))}")
     answers = [_answer(document, status, response) for status, response in sorted(operation["responses"].items())]
-    parts.append(f"<h4>Answers</h4><table>{''.join(answers)}</table>")
+    parts.append(f'<h4>Answers</h4><table class="answers">{"".join(answers)}</table>')
     return (
         f'<details id="{operation["operationId"]}"><summary><span class="method {method}">{method.upper()}</span>'
         f'<code>{escape(path)}</code><span class="what">{escape(operation["summary"])}</span></summary>'
@@ -163,7 +182,7 @@ def _rows(document: Json, model: Json, within: str) -> Iterator[Row]:
     """A row for each field; an object that has no name of its own is shown field by field."""
     required = set(model.get("required", ())) if "additionalProperties" in model else set()  # of input only
     for name, field in model.get("properties", {}).items():
-        mark = " <small>required</small>" if name in required else ""
+        mark = ' <small class="must">required</small>' if name in required else ""
         examples = field.get("examples")
         example = json.dumps(examples[0], ensure_ascii=False) if examples and examples[0] not in ([], {}) else ""
         shown = f"<code>{escape(within + name)}</code>{mark}"
@@ -176,10 +195,10 @@ def _rows(document: Json, model: Json, within: str) -> Iterator[Row]:
 def _table(rows: Iterable[Row]) -> str:
     lines = "".join(
         f"<tr><td>{name}</td><td><small>{kind}</small></td><td>{_words(words)}"
-        f"{f' <em>e.g.</em> <code>{escape(example)}</code>' if example else ''}</td></tr>"
+        f"{_EXAMPLE.format(escape(example)) if example else ''}</td></tr>"
         for name, kind, words, example in rows
     )
-    return f"<table>{lines}</table>"
+    return f'<table class="fields">{lines}</table>'
 
 
 def _resolve(document: Json, schema: Json) -> Json:

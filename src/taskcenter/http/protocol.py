@@ -82,6 +82,7 @@ class ApiStream(HTTPStream):
         self._protocol = protocol
         self._pending = bytearray()  # of the body, not yet given to the handler
         self._body_bytes = 0
+        self.body_whole = False  # all of it has arrived
         self._pieces = 0
 
     async def handle(self, event: events.Event) -> None:
@@ -102,6 +103,7 @@ class ApiStream(HTTPStream):
                 await trio.lowlevel.checkpoint()
         elif isinstance(event, events.EndBody):
             self._protocol.check_ending()
+            self.body_whole = True
             self._below.body_complete()
             body = bytes(self._pending)
             self._pending.clear()
@@ -207,7 +209,8 @@ class ApiProtocol(H11Protocol):
     async def stream_send(self, event: events.Event) -> None:
         if isinstance(event, events.Response) and event.status_code >= 200:
             self._answering = True
-            if self.context.terminated.is_set():
+            unread = isinstance(self.stream, ApiStream) and not self.stream.body_whole  # so no request can follow it
+            if self.context.terminated.is_set() or unread:
                 event = dataclasses.replace(event, headers=[*event.headers, (b"connection", b"close")])
         elif isinstance(event, events.StreamClosed):
             self._answering = False

@@ -111,6 +111,7 @@ class Engine:
             metrics=parts.metrics,
             gained=self._gained,
             lost=self._lost,
+            settled=self._settled,
             recovered=self._recovered,
         )
 
@@ -162,6 +163,7 @@ class Engine:
         while True:
             await trio.sleep(1)
             self._clock.observe_wall()
+            self._registry.measure()
 
     # --- the ways of a reference --------------------------------------------------------------------------------
 
@@ -193,7 +195,10 @@ class Engine:
     def _gained(self, shards: frozenset[int]) -> None:
         self._loader.add_shards(shards)
 
-    async def _lost(self, shards: frozenset[int]) -> None:
+    async def _settled(self, shards: frozenset[int]) -> None:
+        await self._registry.settle(shards)
+
+    def _lost(self, shards: frozenset[int]) -> None:
         self._loader.remove_shards(shards)
         self._wheel.drop_shards(shards)
         self._registry.drop_shards(shards)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Final
@@ -43,6 +44,8 @@ class Housekeeping:
             nursery.start_soon(self._purge)
             if self._directory is not None:
                 nursery.start_soon(self._watch_disk, self._directory)
+            else:
+                self._metrics.disk_free_bytes.set(math.nan)  # no file of ours: no number, so that no rule fires on 0
 
     async def _purge(self) -> None:
         while True:

@@ -26,10 +26,10 @@ from typing import Final
 import trio
 
 from taskcenter import log
+from taskcenter.actors.finish import finish_of
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.identity import surely_dead
-from taskcenter.store.engine_records import Instance
 from taskcenter.store.interface import EngineStore, LeaseStore
 from taskcenter.task import SHARDS, TaskRef
 
@@ -37,6 +37,7 @@ MARGIN_S: Final = 1.5
 STALL_MARGIN_S: Final = 2.0
 MOVED_AT_ONCE: Final = 32  # shards given up in one round of balancing
 RECOVER_PAGE: Final = 500
+SETTLE_S: Final = 35.0  # a callback's time-out at most, and its record
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,8 @@ class LeaseKeeper:
         now_ms: Callable[[], int],
         metrics: Metrics,
         gained: Callable[[frozenset[int]], None],
-        lost: Callable[[frozenset[int]], Awaitable[None]],
+        lost: Callable[[frozenset[int]], None],
+        settled: Callable[[frozenset[int]], Awaitable[None]],
         recovered: Callable[[list[TaskRef]], None],
     ) -> None:
         self._store = store
@@ -74,8 +76,10 @@ class LeaseKeeper:
         self._metrics = metrics
         self._gained = gained
         self._lost = lost
+        self._settled = settled
         self._recovered = recovered
         self._terms: dict[int, int] = {}
+        self._leaving: frozenset[int] = frozenset()  # being given up: what is on its way may end, nothing new starts
         self._deadline = -math.inf
         self._last_seen: dict[str, tuple[int, float]] = {}  # instance → (seq, our time when it last moved)
         self._log = log.get("leases")
@@ -90,7 +94,8 @@ class LeaseKeeper:
         return self._terms.get(shard)
 
     def owns(self, shard: int) -> bool:
-        return shard in self._terms
+        """Whether new work for `shard` belongs here."""
+        return shard in self._terms and shard not in self._leaving
 
     @property
     def shards(self) -> frozenset[int]:
@@ -108,13 +113,17 @@ class LeaseKeeper:
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Register, then beat for ever. Reports started after the first round that reached the store."""
         await self._register()
+        async with trio.open_nursery() as giving:
+            await self._beat_for_ever(giving, task_status)
+
+    async def _beat_for_ever(self, giving: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         started = False
         while True:
             began = trio.current_time()
             try:
                 await self._beat()
                 await self._reap()
-                await self._balance()
+                await self._balance(giving)
                 if not started:
                     started = True
                     task_status.started()
@@ -125,7 +134,7 @@ class LeaseKeeper:
 
     async def retire(self) -> None:
         """Give everything up at once: a clean end, so that the next owner need not wait."""
-        await self._lost(self.shards)
+        self._lost(self.shards)
         self._terms.clear()
         self._deadline = -math.inf
         await self._store.retire(self.instance_id)
@@ -154,7 +163,7 @@ class LeaseKeeper:
         shards = self.shards
         self._terms.clear()
         self._deadline = -math.inf
-        await self._lost(shards)
+        self._lost(shards)
         self.instance_id = self._new_id()
         await self._register()
 
@@ -175,7 +184,7 @@ class LeaseKeeper:
             self._last_seen.pop(dead, None)
             self._log.warning("instance declared dead", instance=dead)
 
-    async def _balance(self) -> None:
+    async def _balance(self, giving: trio.Nursery) -> None:
         """Take up to my share of what is free or orphaned; give up a few when I hold more than it."""
         instances = await self._store.instances()
         leases = await self._store.shards()
@@ -185,13 +194,16 @@ class LeaseKeeper:
         alive = {instance.id for instance in instances if not instance.dead}
         share = math.ceil(SHARDS / max(1, len(alive)))
         await self._check(leases_of={lease.shard: (lease.owner, lease.term) for lease in leases})
+        mine = {lease.shard: lease.term for lease in leases if lease.owner == self.instance_id}
+        await self._begin({shard: term for shard, term in mine.items() if shard not in self._terms})
         free = [lease.shard for lease in leases if lease.owner not in alive]
         orphaned = {lease.shard for lease in leases if lease.owner is not None and lease.owner not in alive}
         room = share - len(self._terms)
         if room > 0 and free:
             await self._take(free[:room], orphaned)
-        elif room < 0 and self._others_want(instances, share):
-            await self._give(sorted(self._terms)[room:][:MOVED_AT_ONCE])
+        elif room < 0 and len(alive) > 1 and not self._leaving:
+            self._leaving = frozenset(sorted(self._terms)[room:][:MOVED_AT_ONCE])
+            giving.start_soon(self._give, self._leaving)
 
     async def _check(self, leases_of: dict[int, tuple[str | None, int]]) -> None:
         """Drop what the store says is not ours any more."""
@@ -201,30 +213,47 @@ class LeaseKeeper:
         if gone:
             self._forget(gone)
             self._log.error("shards lost", shards=len(gone))
-            await self._lost(gone)
-
-    def _others_want(self, instances: list[Instance], share: int) -> bool:
-        return sum(not instance.dead for instance in instances) > 1 and len(self._terms) > share
+            self._lost(gone)
 
     async def _take(self, shards: list[int], orphaned: set[int]) -> None:
         terms = await self._store.acquire(self.instance_id, shards)
-        if not terms:
-            return
         taken_over = len(orphaned & terms.keys())
         if taken_over:
             self._metrics.lease_takeovers.inc(taken_over)
-        while refs := await self._engine_store.recover(terms, self._now_ms(), RECOVER_PAGE):
+        await self._begin(terms)
+
+    async def _begin(self, terms: dict[int, int]) -> None:
+        """Make owned shards this instance's own: first what their former owner left running, then the announcement.
+
+        Also for those that the store already gives to us and we do not know of: an acquire or a release whose answer
+        was lost, a recovery that was cut off.
+        """
+        if not terms:
+            return
+        while refs := await self._recover(terms):
             self._recovered(refs)
         self._terms.update(terms)
-        self._log.info("shards taken", shards=len(terms), from_dead=taken_over)
+        self._log.info("shards taken", shards=len(terms))
         self._gained(frozenset(terms))
 
-    async def _give(self, shards: list[int]) -> None:
-        terms = {shard: self._terms[shard] for shard in shards}
-        self._forget(frozenset(shards))
-        await self._lost(frozenset(shards))
-        await self._store.release(self.instance_id, terms)
-        self._log.info("shards released", shards=len(shards))
+    async def _recover(self, terms: dict[int, int]) -> list[TaskRef]:
+        now = self._now_ms()
+        return await self._engine_store.recover(terms, now, RECOVER_PAGE, finish=finish_of(now))
+
+    async def _give(self, shards: frozenset[int]) -> None:
+        """Nothing new starts; what is on its way ends, within a callback's longest time; then the rows are let go."""
+        self._lost(shards)
+        with trio.move_on_after(SETTLE_S):
+            await self._settled(shards)
+        terms = {shard: self._terms[shard] for shard in shards if shard in self._terms}
+        self._forget(frozenset(terms))
+        self._leaving = frozenset()
+        try:
+            await self._store.release(self.instance_id, terms)
+        except StoreUnavailable as error:
+            self._log.warning("shards not released", error=str(error))  # `_check` and the next round mend it
+            return
+        self._log.info("shards released", shards=len(terms))
 
     def _forget(self, shards: frozenset[int]) -> None:
         for shard in shards:

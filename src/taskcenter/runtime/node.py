@@ -26,10 +26,11 @@ import trio
 from taskcenter import __version__, log, tracing
 from taskcenter.actors.egress import EgressPolicy
 from taskcenter.actors.resolver import NameService
-from taskcenter.actors.tls import TlsSettings
+from taskcenter.actors.tls import TlsSettings, tls_context
 from taskcenter.actors.transport import CallbackTransport
 from taskcenter.clock import Clock
 from taskcenter.config import Settings
+from taskcenter.errors import ConfigError
 from taskcenter.http.app import build_app
 from taskcenter.http.limits import ServerMeter, ServerSettings
 from taskcenter.http.server import serve_api
@@ -37,12 +38,13 @@ from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.alerts import Alerts
 from taskcenter.runtime.engine import Engine, EngineParts
+from taskcenter.runtime.gauges import TaskGauges
 from taskcenter.runtime.housekeeping import Housekeeping
 from taskcenter.runtime.identity import own_identity
 from taskcenter.runtime.keyring import load_keys
 from taskcenter.service.services import Services
-from taskcenter.store.migrate import check, require_current, up
 from taskcenter.store.records import Business
+from taskcenter.store.revision import check, require_current
 from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.url import SqliteUrl, parse_database_url
 from taskcenter.store.vault import Vault
@@ -65,6 +67,8 @@ def prepare_database(settings: Settings, *, migrate: bool) -> None:
     url = settings.database_url.get_secret_value()
     embedded = isinstance(parse_database_url(url), SqliteUrl)
     if (embedded or migrate) and check(url) in ("empty", "older"):
+        from taskcenter.store.migrate import up  # noqa: PLC0415  # SQLAlchemy and Alembic: slow to load, seldom needed
+
         up(url)
     require_current(url)
 
@@ -84,6 +88,16 @@ async def run_node(
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
             await store.aclose()
+
+
+def _check_tls(settings: TlsSettings) -> None:
+    """Load the authorities once, before the first callback. Raises `ConfigError`."""
+    try:
+        tls_context(settings)
+    except OSError as error:
+        raise ConfigError(
+            f"TASKCENTER_CALLBACK_CA: {error.strerror or 'is not a PEM bundle'}; e.g. /etc/ssl/ca.pem"
+        ) from None
 
 
 def _spare_the_collector() -> None:
@@ -126,6 +140,7 @@ class Node:
         )
         self._names = NameService()
         self._tls = TlsSettings(ca_file=settings.callback_ca)
+        _check_tls(self._tls)
         self._engine = Engine(
             EngineParts(
                 store=store,
@@ -147,6 +162,7 @@ class Node:
             store=store, settings=settings, keys=keys, clock=self._clock, ids=self._ids, metrics=metrics,
             engine=self._engine, egress=self._egress, random_bytes=secrets.token_bytes,
         )  # fmt: skip
+        self._gauges = TaskGauges(store, metrics, self._engine.owns)
         self._housekeeping = Housekeeping(store, settings, self._clock, metrics, self._alerts)
         self._shutdown = trio.Event()
 
@@ -158,6 +174,7 @@ class Node:
             new_token = await self._services.start_admin_token()
             await whole.start(self._run_services)
             whole.start_soon(self._housekeeping.run)
+            whole.start_soon(self._gauges.run)
             async with trio.open_nursery() as api:
                 addresses = await api.start(self._serve)
                 _spare_the_collector()
@@ -179,6 +196,7 @@ class Node:
         settings = self._settings
         app = build_app(self._services, settings, self._metrics, self._clock)
         meter = ServerMeter(lambda kind, _: self._metrics.http_faults.labels(kind).inc())
+        self._metrics.http_connections.set_function(lambda: meter.connections_open)
         await serve_api(
             app,
             ServerSettings(

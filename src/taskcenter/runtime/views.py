@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from taskcenter.actors.breaker import Breaker, BreakerState
+from taskcenter.actors.breaker import BreakerState
 from taskcenter.actors.business import BusinessActor
 from taskcenter.service.engine_port import BusinessView, WaitView
 
@@ -12,7 +12,7 @@ _SEVERITY: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerSt
 
 
 def business_view(actor: BusinessActor, now_ms: int) -> BusinessView:
-    worst = _worst(actor)
+    worst = actor.breakers.worst
     return BusinessView(
         in_flight=len(actor.in_flight),
         ready=len(actor.ready),
@@ -25,11 +25,6 @@ def business_view(actor: BusinessActor, now_ms: int) -> BusinessView:
         next_probe_at=None if worst is None else worst.next_probe_at,
         rate_limit_used=actor.limiter.used(now_ms),
     )
-
-
-def _worst(actor: BusinessActor) -> Breaker | None:
-    """The breaker in the worst state over the business's destination hosts."""
-    return max(actor.breakers.values(), key=lambda breaker: _SEVERITY[breaker.state], default=None)
 
 
 def wait_view(actor: BusinessActor, task_id: str) -> WaitView | None:

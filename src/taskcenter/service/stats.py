@@ -14,6 +14,7 @@ from typing import Any, Final
 import trio
 
 from taskcenter.actors.breaker import Breaker, BreakerSettings, BreakerState
+from taskcenter.actors.breakers import Breakers
 from taskcenter.clock import Clock
 from taskcenter.service.businesses import Businesses
 from taskcenter.service.engine_port import Engine
@@ -126,18 +127,9 @@ class BusinessStats:
 
 def infer_breaker(settings: BreakerSettings, sends: list[SendPoint]) -> Breaker | None:
     """The worst breaker over the hosts, had it seen this history; None when no host was called."""
-    breakers: dict[str, Breaker] = {}
-    for point in sends:
-        breaker = breakers.setdefault(point.callback_host, Breaker(settings, lambda: 0.0))
-        if not breaker.admits(point.started_at):
-            continue  # it was sent all the same, so the owner's breaker saw something we do not
-        ticket = breaker.start()
-        if point.status in UNREACHED or (point.response_status or 0) >= 500:
-            breaker.fail(ticket, point.started_at, point.status.value)
-        else:
-            breaker.succeed(ticket, point.started_at)
-    severity = (BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerState.OPEN)
-    return max(breakers.values(), key=lambda breaker: severity.index(breaker.state), default=None)
+    breakers = Breakers(settings, lambda: 0.0)
+    breakers.replay(sends)
+    return breakers.worst
 
 
 def breaker_fields(

@@ -12,6 +12,7 @@ from typing import Final
 
 import trio
 
+from taskcenter.actors.finish import finish_of
 from taskcenter.errors import TooMany
 from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.principal import Principal, Scope
@@ -67,7 +68,7 @@ class TaskBulk:
         audit = audit_entry(principal, business.id, now, "task.cancel_matching", _spelled(where))
 
         async def cancel() -> int:
-            tasks = await self.tools.store.cancel_matching(business.id, where, step, now, audit)
+            tasks = await self.tools.store.cancel_matching(business.id, where, step, now, audit, finish=finish_of(now))
             for task in tasks:
                 self.tools.withdraw(task)
             return len(tasks)

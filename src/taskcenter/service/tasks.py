@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
+from taskcenter.actors.finish import finish_of, last_of, ref_of
 from taskcenter.errors import Conflict, FieldFault, InvalidInput
 from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.explain import Explanation, explain
@@ -161,16 +162,19 @@ class TaskService:
     async def _cancel(self, principal: Principal, business: Business, task: Task) -> Cancelled:
         now = self.tools.clock.now_ms()
         audit = audit_entry(principal, business.id, now, "task.cancel", task.id)
+        finish = finish_of(now, await last_of(self.tools.store, task))
 
         async def cancel() -> Cancelled:
             result = changed(
-                await self.tools.store.cancel(business.id, task.id, now, audit),
+                await self.tools.store.cancel(business.id, task.id, now, audit, finish=finish),
                 "not_cancellable",
                 "a task that has ended cannot be cancelled",
             )
             if result.previous is Status.CANCELLED:
                 return Cancelled(result.task, await self._still_in_flight(result, now))
             withdrawn = self.tools.withdraw(result.task)
+            if (call := finish(result.task)) is not None:
+                self.tools.engine.offer(ref_of(call))
             return Cancelled(result.task, result.cancelled_in_flight and not withdrawn)
 
         return await self.tools.writes.call(cancel)

@@ -101,7 +101,7 @@ class SqlLeaseStore:
                 return {}
             unheld = [row[0] for row in await fetch_in(connection, sql.UNHELD.on(connection.dialect), wanted)]
             if unheld:
-                statement, values = in_list(sql.ACQUIRE, unheld)
+                statement, values = in_list(sql.ACQUIRE.on(connection.dialect), unheld)
                 await connection.execute(statement, [instance_id, *values])
             return dict(await fetch_in(connection, sql.MINE, wanted, after=(instance_id,)))
 

@@ -1,73 +1,33 @@
-"""The schema's version: tells it, raises and lowers it. Synchronous; from the loop, call it in a thread.
+"""Raises and lowers the schema. Synchronous; from the loop, call it in a thread.
 
 Alembic does the work. On MySQL a named lock keeps two instances from migrating at once; on SQLite the whole run is one
 transaction, under the lock that keeps the file to one process. A server commits each CREATE by itself, so a run that
-is cut off there leaves a part, which the next run completes: every step skips what is there.
+is cut off there leaves a part, which the next run completes: every step skips what is there. Which schema a database
+has is told by `revision`, without SQLAlchemy and Alembic, which are slow to load.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Final, Literal
+from functools import partial
+from typing import Final
 
-import pymysql
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from taskcenter.errors import SchemaMismatch, StoreUnavailable
+from taskcenter.errors import SchemaMismatch, TaskCenterError
 from taskcenter.store.connection import StoreFault
-from taskcenter.store.mysql_auth import tls_context
-from taskcenter.store.mysql_errors import refused
+from taskcenter.store.revision import VERSIONS, connect_file, connect_server, current, driver_fault, known, newer
 from taskcenter.store.sqlite_file import FileLock
 from taskcenter.store.url import MysqlUrl, SqliteUrl, parse_database_url
 
-State = Literal["empty", "older", "current", "newer"]
 LOCK_WAIT_S: Final = 60  # another instance is migrating
-CONNECT_S: Final = 5
-_HERE: Final = Path(__file__).parent / "migrations"
-
-
-def head() -> str:
-    """The revision this release works with."""
-    return str(_scripts().get_current_head())
-
-
-def current(url: str) -> str | None:
-    """The database's revision; None when it was never migrated. Raises ConfigError or StoreUnavailable."""
-    parsed = parse_database_url(url)
-    if isinstance(parsed, SqliteUrl) and not Path(parsed.path).exists():
-        return None
-    with _connected(parsed, writing=False) as connection:
-        return _revision(connection)
-
-
-def check(url: str) -> State:
-    """How the database stands to this release. Raises ConfigError or StoreUnavailable."""
-    revision = current(url)
-    if revision is None:
-        return "empty"
-    if revision == head():
-        return "current"
-    return "older" if revision in _known() else "newer"
-
-
-def require_current(url: str) -> None:
-    """Raises SchemaMismatch, in one line that says what to do, unless the schema is this release's."""
-    state = check(url)
-    if state == "newer":
-        raise SchemaMismatch(_newer(current(url)))
-    if state != "current":
-        found = "has no schema yet" if state == "empty" else f"has schema {current(url)}"
-        raise SchemaMismatch(f"the database {found}, this release needs {head()}: run `taskcenter migrate`")
 
 
 def up(url: str, to: str = "head") -> str | None:
@@ -91,14 +51,14 @@ def move(url: str, to: str) -> str | None:
 
 
 def _run(url: str, move: Callable[[Config, str], None], to: str) -> str | None:
-    if to not in ("head", "base") and to not in _known():
-        raise SchemaMismatch(f"there is no schema revision {to!r}; this release knows {', '.join(sorted(_known()))}")
+    if to not in ("head", "base") and to not in known():
+        raise SchemaMismatch(f"there is no schema revision {to!r}; this release knows {', '.join(sorted(known()))}")
     parsed = parse_database_url(url)
-    with _alone(parsed), _connected(parsed, writing=True) as connection:
+    with _alone(parsed), _connected(parsed) as connection:
         with _named_lock(connection, parsed):
             found = _revision(connection)
-            if found is not None and found not in _known():
-                raise SchemaMismatch(_newer(found))
+            if found is not None and found not in known():
+                raise SchemaMismatch(newer(found))
             config = _config()
             config.attributes["connection"] = connection
             move(config, to)
@@ -109,25 +69,10 @@ def _run(url: str, move: Callable[[Config, str], None], to: str) -> str | None:
             return revision
 
 
-def _newer(revision: str | None) -> str:
-    return (
-        f"the database has schema {revision}, which is newer than this release ({head()}):"
-        " run the newer release, or lower the schema with its `taskcenter migrate --to`"
-    )
-
-
 def _config() -> Config:
     config = Config()
-    config.set_main_option("script_location", str(_HERE).replace("%", "%%"))
+    config.set_main_option("script_location", str(VERSIONS.parent).replace("%", "%%"))
     return config
-
-
-def _scripts() -> ScriptDirectory:
-    return ScriptDirectory.from_config(_config())
-
-
-def _known() -> set[str]:
-    return {script.revision for script in _scripts().walk_revisions()}
 
 
 def _revision(connection: Connection) -> str | None:
@@ -153,58 +98,33 @@ def _alone(url: SqliteUrl | MysqlUrl) -> Iterator[None]:
 
 
 @contextmanager
-def _connected(url: SqliteUrl | MysqlUrl, *, writing: bool) -> Iterator[Connection]:
-    engine = _sqlite_engine(url, writing=writing) if isinstance(url, SqliteUrl) else _mysql_engine(url)
-    fault: StoreUnavailable | None = None
+def _connected(url: SqliteUrl | MysqlUrl) -> Iterator[Connection]:
+    engine = _sqlite_engine(url) if isinstance(url, SqliteUrl) else _mysql_engine(url)
+    fault: TaskCenterError | None = None
     try:
         with engine.connect() as connection:
             yield connection
     except DBAPIError as error:
-        fault = _fault(error.orig)
+        fault = driver_fault(error.orig, url)
     finally:
         engine.dispose()
     if fault is not None:  # raised out here, so that the server's words are not chained to it
         raise fault
 
 
-def _fault(cause: BaseException | None) -> StoreUnavailable:
-    """The driver's error in our words; a server's own may quote addresses and accounts."""
-    if isinstance(cause, sqlite3.Error):
-        return StoreFault("server", f"the database file cannot be used ({cause.sqlite_errorname})")
-    errno = cause.args[0] if cause is not None and cause.args and isinstance(cause.args[0], int) else 0
-    return refused(errno)
-
-
-def _sqlite_engine(url: SqliteUrl, *, writing: bool) -> Engine:
+def _sqlite_engine(url: SqliteUrl) -> Engine:
     """Transactions as SQLite has them: one BEGIN IMMEDIATE around all, CREATE and DROP included."""
-    words = "BEGIN IMMEDIATE" if writing else "BEGIN"
-
-    def connect() -> sqlite3.Connection:
-        return sqlite3.connect(url.path, isolation_level=None, timeout=CONNECT_S)
-
-    engine = create_engine("sqlite://", creator=connect, poolclass=NullPool)
+    engine = create_engine("sqlite://", creator=partial(connect_file, url), poolclass=NullPool)
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql(words)
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
 
 def _mysql_engine(url: MysqlUrl) -> Engine:
-    context = tls_context(url)
-
-    tls: dict[str, Any] = {"ssl": context} if context is not None else {"ssl_disabled": True}
-    if url.ssl_mode == "preferred":
-        tls = {}  # PyMySQL's own way: encrypted when the server offers it
-
-    def connect() -> pymysql.connections.Connection[Any]:
-        return pymysql.connect(
-            host=url.host, port=url.port, user=url.user, password=url.password, database=url.database,
-            charset="utf8mb4", connect_timeout=CONNECT_S, **tls,
-        )  # fmt: skip
-
-    return create_engine("mysql+pymysql://", creator=connect, poolclass=NullPool)
+    return create_engine("mysql+pymysql://", creator=partial(connect_server, url), poolclass=NullPool)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import sqlite3
 from pathlib import Path
 from typing import Final
 
-from taskcenter.errors import ConfigError, TaskCenterError
+from taskcenter.errors import TaskCenterError
 from taskcenter.store.connection import DuplicateKey, LockConflict, QueryFault, StoreFault
 from taskcenter.store.url import SQLITE_EXAMPLE, fault
 
@@ -47,6 +47,14 @@ def statement_error(error: Exception, sql: str, *, writable: bool) -> TaskCenter
     if primary in _SERVER:
         return StoreFault("server", f"the database file cannot be used ({_name(error)})")
     return QueryFault(f"the database refused a statement ({_name(error)})", errno=code, statement=sql)
+
+
+def unusable(error: sqlite3.Error, path: str, *, writable: bool) -> TaskCenterError:
+    """What an error before the first statement of ours means: a file that is no database is a wrong setting."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
+        what = f"{Path(path).name!r} is not a SQLite database, or is damaged; restore it or name another file"
+        return fault(what, SQLITE_EXAMPLE)
+    return statement_error(error, "", writable=writable)
 
 
 def _name(error: Exception) -> str:
@@ -111,9 +119,4 @@ def connect(path: str, *, reader: bool, busy_timeout_s: float, durable: bool) ->
     raw.close()
     if failure is None:
         raise fault("the file's system has no write-ahead log (a network share?); use a local disk", SQLITE_EXAMPLE)
-    if getattr(failure, "sqlite_errorcode", 0) & 0xFF in _DAMAGED:
-        raise ConfigError(
-            f"TASKCENTER_DATABASE_URL: {Path(path).name!r} is not a SQLite database, or is damaged; "
-            f"restore it or name another file; example: {SQLITE_EXAMPLE}"
-        )
-    raise statement_error(failure, "", writable=not reader)
+    raise unusable(failure, path, writable=not reader)

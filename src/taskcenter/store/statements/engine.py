@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from taskcenter.store.statements.tasks import COLUMNS, EXECUTION_COLUMNS
-from taskcenter.store.statements.text import ID, NUMBER, TEXT, WORD, Query, batch, insert_missing, locking
+from taskcenter.store.statements.text import ID, NUMBER, TEXT, WORD, Query, batch, by_key, insert_missing, locking
 
 REF_COLUMNS: Final = (
     "id", "business_id", "shard", "next_execute_at", "version", "callback_host", "deadline_at", "flow_key",
@@ -58,7 +58,7 @@ DUE_OF_AFTER: Final = Query(mysql=f"{_BUSINESS}{_AFTER.mysql}{_PAGE}", sqlite=f"
 
 # the shards' terms, share-locked: no shard changes hands before this transaction is over
 _TERMS: Final = "SELECT shard, term FROM shards WHERE shard IN (...) ORDER BY shard"
-FENCE: Final = Query(mysql=f"{_TERMS} LOCK IN SHARE MODE", sqlite=_TERMS)
+FENCE: Final = by_key(_TERMS, " LOCK IN SHARE MODE")
 # the rows of a batch, held until the end of the transaction
 LOCK: Final = locking(f"SELECT {_ALL} FROM tasks WHERE id IN (...)")
 # pending | retrying → running

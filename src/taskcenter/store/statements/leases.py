@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from taskcenter.store.statements.text import Query
+from taskcenter.store.statements.text import Query, by_key
 
 # ms since 1970, at the statement's start
 NOW: Final = Query(
@@ -35,13 +35,13 @@ INSERT_SHARD: Final = "INSERT INTO shards (shard, term) VALUES (?, ?)"
 SHARDS: Final = "SELECT shard, owner, term FROM shards ORDER BY shard"
 # whether I may own anything: my row, held so that nobody buries me meanwhile
 _ALIVE: Final = "SELECT id FROM instances WHERE id = ? AND dead = 0"
-ALIVE: Final = Query(mysql=f"{_ALIVE} LOCK IN SHARE MODE", sqlite=_ALIVE)
+ALIVE: Final = by_key(_ALIVE, " LOCK IN SHARE MODE")
 # those of the shards whose row nobody holds: one in a claim of a frozen owner must not keep the others from being taken
 _FREE: Final = "SELECT shard FROM shards WHERE shard IN (...) ORDER BY shard"
-UNHELD: Final = Query(mysql=f"{_FREE} FOR UPDATE SKIP LOCKED", sqlite=_FREE)
+UNHELD: Final = by_key(_FREE, " FOR UPDATE SKIP LOCKED")
 # free | orphaned → mine, at the next term
 _ORPHANED: Final = "(owner IS NULL OR NOT EXISTS (SELECT 1 FROM instances i WHERE i.id = owner AND i.dead = 0))"
-ACQUIRE: Final = f"UPDATE shards SET owner = ?, term = term + 1 WHERE shard IN (...) AND {_ORPHANED}"
+ACQUIRE: Final = by_key(f"UPDATE shards SET owner = ?, term = term + 1 WHERE shard IN (...) AND {_ORPHANED}")
 MINE: Final = "SELECT shard, term FROM shards WHERE shard IN (...) AND owner = ?"
 # mine at this term → free
 RELEASE: Final = "UPDATE shards SET owner = NULL WHERE shard = ? AND owner = ? AND term = ?"

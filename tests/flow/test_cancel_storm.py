@@ -1,0 +1,107 @@
+"""Cancels that arrive around the due times, on every store: what `in_flight: false` promises is kept.
+
+Half of the tasks are cancelled around their first attempt, half around their retry; by id and by `business_id`. The
+receiver and the canceller share one event loop, so a call is counted either before or after the cancel's answer.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.flow.kit import Answer, Api, Call, Receiver, business, running
+
+pytestmark = pytest.mark.real_time
+TASKS = 150
+START_S, SPREAD_S = 1.0, 0.6
+BEFORE_S, AFTER_S = 0.12, 0.06  # cancels come from so long before an attempt's due time until so long after it
+RETRY_S = 1
+
+
+@dataclass
+class Storm:
+    """What was cancelled, what was called, and how many calls had arrived when each cancel was answered."""
+
+    api: Api
+    rng: random.Random
+    arrived: Counter[str] = field(default_factory=Counter)  # task id → calls
+    answers: dict[str, tuple[int, Any]] = field(default_factory=dict)  # task id → the first cancel's answer
+    arrived_by_then: dict[str, int] = field(default_factory=dict)
+
+    def decide(self, call: Call) -> Answer:
+        task_id = call.headers["x-taskcenter-task-id"]
+        self.arrived[task_id] += 1
+        again = call.path == "/twice" and call.headers["x-taskcenter-attempt"] == "1"
+        return Answer(500 if again else 200, delay_s=self.rng.choice((0, 0.01, 0.04)))
+
+    async def create(self, receiver: Receiver) -> list[Any]:
+        items = [
+            {
+                "business_id": f"order/{number}", "delay": START_S + SPREAD_S * number / TASKS,
+                "callback_url": f"{receiver.url}/{('once', 'twice')[number % 2]}", "retry_intervals": [RETRY_S],
+            }
+            for number in range(TASKS)
+        ]  # fmt: skip
+        results = (await self.api.ok("POST", "/tasks/batch", {"tasks": items}))["results"]
+        return [result["task"] for result in results]
+
+    async def cancel(self, task: Any, at: float) -> None:
+        await trio.sleep_until(at)
+        by_id = self.rng.random() < 0.7
+        path = f"/tasks/{task['id']}" if by_id else f"/tasks/business/{task['business_id']}"
+        answer = await self.api.call("DELETE", path)
+        self.arrived_by_then[task["id"]] = self.arrived[task["id"]]
+        self.answers[task["id"]] = (answer.status_code, answer.json())
+
+    async def rage(self, tasks: list[Any], begun_at: float) -> None:
+        """All cancels, each around the due time of the attempt it aims at."""
+        async with trio.open_nursery() as cancels:
+            for number, task in enumerate(tasks):
+                due_at = begun_at + START_S + SPREAD_S * number / TASKS + (RETRY_S + 0.03) * (number % 2)
+                cancels.start_soon(self.cancel, task, due_at + self.rng.uniform(-BEFORE_S, AFTER_S))
+
+    def check(self, end: Any) -> str:
+        """One task's end against what was said and seen; returns how it went."""
+        task_id, arrived = end["id"], self.arrived[end["id"]]
+        status, answer = self.answers[task_id]
+        executions = end["executions"]
+        if status == 409:
+            assert (answer["code"], end["status"]) == ("not_cancellable", "succeeded")
+            assert arrived == len(executions) > 0
+            assert executions[0]["status"] == "success"
+            return "succeeded"
+        assert (status, answer["status"], end["status"]) == (200, "cancelled", "cancelled")
+        assert end["next_execute_at"] is None
+        if answer["in_flight"]:
+            assert arrived in {len(executions), len(executions) + 1}
+            return "in flight"
+        assert arrived == self.arrived_by_then[task_id], f"called after the cancel's answer: {end}"
+        assert arrived == len(executions)
+        return "cancelled"
+
+
+@pytest.mark.parametrize("seed", [7])
+async def test_no_call_follows_a_cancel_that_denied_one(database_url: str, tmp_path: Path, seed: int) -> None:
+    async with running(database_url, tmp_path) as (service, receiver), business(service) as api:
+        storm = Storm(api, random.Random(seed))
+        receiver.decide = storm.decide
+        begun_at = trio.current_time()
+        tasks = await storm.create(receiver)
+        await storm.rage(tasks, begun_at)
+        await trio.sleep(0.6)  # what would be called in spite of the answer, is called by now
+        how: Counter[str] = Counter()
+        seen: defaultdict[str, int] = defaultdict(int)
+        for task in tasks:
+            end = await api.until_status(task["id"], "cancelled", "succeeded")
+            how[storm.check(end)] += 1
+            seen[end["status"]] += 1
+        assert len(storm.answers) == TASKS
+        assert how["cancelled"], f"the storm came too late: {how}"
+        assert how["succeeded"] + how["in flight"], f"the storm came too early: {how}"
+        stats = (await api.ok("GET", "/businesses/shop/stats"))["tasks"]
+        assert {status: count for status, count in stats.items() if count} == dict(seen)
