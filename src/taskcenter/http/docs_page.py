@@ -119,7 +119,7 @@ def render_page(document: Json) -> str:
 def _contents(document: Json) -> str:
     """The list of all operations, beside the page."""
     links: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
-    for path, methods in document["paths"].items():
+    for methods in document["paths"].values():
         for method in sorted(methods, key=_METHODS.index):
             operation = methods[method]
             short = "DEL" if method == "delete" else method.upper()
