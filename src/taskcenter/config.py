@@ -76,6 +76,12 @@ class Settings(BaseSettings):
     max_in_flight: int = Field(2000, ge=1, le=100_000, description="Callbacks on their way at once, per process.")
     lease_ttl: float = Field(10, ge=3, le=300, description="Time after which a silent instance's shards move, in s.")
     db_pool_size: int = Field(8, ge=1, le=256, description="Connections for the API, per process (MySQL).")
+    api_rate: float = Field(
+        100, ge=0, le=100_000, description="API requests a business may send, per second and process; 0: no limit."
+    )
+    api_burst: int = Field(
+        200, ge=1, le=1_000_000, description="API requests a business may send at once, per process."
+    )
     metrics_require_admin: bool = Field(False, description="Ask for the admin token at `/metrics`.")
     max_body_bytes: int = Field(9 * 1024 * 1024, ge=1024, description="Largest request body, a batch included.")
 
@@ -121,7 +127,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _tls_pair(self) -> Self:
         if (self.tls_cert is None) != (self.tls_key is None):
-            raise ValueError("tls_cert and tls_key go together")
+            raise ValueError("goes together with TASKCENTER_TLS_KEY; e.g. /etc/tls/api.pem and /etc/tls/api.key")
         return self
 
     @classmethod

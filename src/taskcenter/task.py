@@ -9,9 +9,10 @@ counted.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final, Self
 
 from taskcenter.errors import InvalidTransition
 
@@ -115,6 +116,22 @@ def shard_of(business_code: str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class FlowLimit:
+    """What holds for all tasks of a business with the same flow key."""
+
+    rate: int | None  # starts in any period; None: as many as may be
+    period_ms: int
+    parallelism: int | None  # callbacks on their way at once; None: as many as may be
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any] | None) -> Self | None:
+        """From the task's JSON: `{rate, period (s), parallelism}`."""
+        if values is None:
+            return None
+        return cls(values.get("rate"), round(values.get("period", 60) * 1000), values.get("parallelism"))
+
+
+@dataclass(frozen=True, slots=True)
 class TaskRef:
     """All the engine keeps in memory of a waiting task; the row is the truth and this can be dropped and re-read."""
 
@@ -126,3 +143,4 @@ class TaskRef:
     host: str = ""  # where the callback goes: one unwell host must not hold up the business's others
     deadline_at: int | None = None  # ms; no attempt starts after it
     flow_key: str | None = None
+    flow_limit: FlowLimit | None = None

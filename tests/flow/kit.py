@@ -52,7 +52,8 @@ class Answer:
 class Receiver:
     """An HTTP/1.1 receiver on loopback; `decide` gives the answer to each call."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1") -> None:
+        self._host = host
         self.calls: list[Call] = []
         self.decide: Callable[[Call], Answer] = lambda call: Answer()
         self.url = ""
@@ -60,8 +61,8 @@ class Receiver:
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
-            listeners = await trio.open_tcp_listeners(0, host="127.0.0.1", backlog=1024)
-            self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+            listeners = await trio.open_tcp_listeners(0, host=self._host, backlog=1024)
+            self.url = f"http://{self._host}:{listeners[0].socket.getsockname()[1]}"
             nursery.start_soon(trio.serve_listeners, self._connection, listeners)
             task_status.started()
 
@@ -124,6 +125,7 @@ class Service:
             "TASKCENTER_BIND": "127.0.0.1:0",
             "TASKCENTER_ALLOWED_CALLBACK_NETWORKS": "127.0.0.0/8",
             "TASKCENTER_LOG_FORMAT": "json",
+            "TASKCENTER_API_RATE": "0",  # one caller plays many
             **settings,
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -2,12 +2,15 @@
 
 import re
 import sqlite3
+import subprocess
+import sys
 import threading
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 from tests.store.connection_kit import by_hand
@@ -214,3 +217,20 @@ async def test_schema_in_memory_is_the_declared_one(tmp_path: Path) -> None:
         await store.audit.append([])
     finally:
         await store.aclose()
+
+
+def test_revisions_told_by_name_are_those_of_alembic() -> None:
+    scripts = ScriptDirectory(str(revision.VERSIONS.parent))
+    assert revision.head() == scripts.get_current_head()
+    assert revision.known() == {script.revision for script in scripts.walk_revisions()}
+
+
+def test_asking_for_the_schema_loads_neither_sqlalchemy_nor_alembic(database_url: str) -> None:
+    """They cost a start a third of its time and 20 MiB; a database that is current needs neither."""
+    migrate.up(database_url)
+    asks = (
+        "import sys, taskcenter.cli; from taskcenter.store import revision; revision.require_current(sys.argv[1]);"
+        "print(sorted({'sqlalchemy', 'alembic'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", asks, database_url], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

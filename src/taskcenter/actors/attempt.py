@@ -21,6 +21,7 @@ from taskcenter.actors.answers import Decision, decide
 from taskcenter.actors.breaker import Ticket
 from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
 from taskcenter.actors.finish import last_of, ref_of
+from taskcenter.actors.flows import FlowTicket
 from taskcenter.actors.message import body_of, headers_of, masked, webhook_id
 from taskcenter.actors.outcome import Health, expired, finish_call, missed_run, move_after, receiver_health
 from taskcenter.actors.signing import SigningSecret
@@ -28,13 +29,15 @@ from taskcenter.actors.targets import CallbackUrlError, check_url
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.engine_records import Applied, ClaimRequest, Move, Outcome, Stale, Superseded
 from taskcenter.store.records import Execution, Task, TaskKind
-from taskcenter.task import TERMINAL, TaskRef
+from taskcenter.task import TERMINAL, FlowLimit, TaskRef
 
 if TYPE_CHECKING:
     from taskcenter.actors.business import BusinessActor
 
 MAX_KEPT_HEADERS: Final = 32
 LATE_START_MS: Final = 50  # a start later than planned by more is noted in the limiter as it happened
+LEASE_POLL_S: Final = 0.2
+STORE_PAUSE_S: Final = 0.5
 UNRECORDED: Final = {"taskcenter": "the store refused this exchange's details"}
 
 
@@ -59,18 +62,27 @@ class Ended:
 
 
 class Attempt:
-    """Owner of all fields but `newer`: its own task. `newer`: the actor."""
+    """Owner of all fields but `newer` and `dropped`: its own task. Those: the actor."""
 
     def __init__(
-        self, ref: TaskRef, start_at: int, limiter_entry: int, breaker_ticket: Ticket, held_by: str | None
+        self,
+        ref: TaskRef,
+        start_at: int,
+        *,
+        limiter_entry: int,
+        breaker_ticket: Ticket,
+        flow_ticket: FlowTicket | None,
+        held_by: str | None,
     ) -> None:
         self.ref = ref
         self.start_at = start_at
         self.limiter_entry = limiter_entry
         self.breaker_ticket = breaker_ticket
+        self.flow_ticket = flow_ticket
         self.held_by = held_by
         self.sent = False
         self.withdrawn = False
+        self.dropped = False  # the shard was given up or lost meanwhile
         self.health = Health.UNKNOWN
         self.cause = ""  # of a failure, for the breaker
         self.newer: TaskRef | None = None
@@ -97,6 +109,7 @@ class Attempt:
         claimed = Claimed(task, secrets)
         if self.start_at > tools.clock.now_ms():
             await tools.clock.sleep_until(self.start_at)
+        await self._wait_for_lease(actor)
         if self.withdrawn:
             return None
         if tools.term_of(task.shard) != task.term:
@@ -106,6 +119,14 @@ class Attempt:
             return await self._hand_back(actor, claimed, move)
         ended = await self._send(actor, claimed)
         return await self._record(actor, ended)
+
+    async def _wait_for_lease(self, actor: BusinessActor) -> None:
+        """A lease that lapses between claim and send and is then renewed (the process stood still) loses nothing: the
+        row is still ours, and nobody else would ever look at it.
+        """
+        term_of = actor.tools.term_of
+        while term_of(self.ref.shard) is None and not (self.withdrawn or self.dropped):  # noqa: ASYNC110  # rare; no event
+            await trio.sleep(LEASE_POLL_S)
 
     @staticmethod
     def _refusal(task: Task, now_ms: int) -> Move | None:
@@ -122,6 +143,8 @@ class Attempt:
         started_ms = tools.clock.now_ms_exact()
         if started_ms - self.start_at > LATE_START_MS:
             actor.limiter.restate(self.limiter_entry, int(started_ms))
+            if self.flow_ticket is not None:
+                self.flow_ticket.restate(int(started_ms))
         try:
             body = body_of(task)
             with tools.tracer.span("callback", attributes):
@@ -166,7 +189,7 @@ class Attempt:
     async def _hand_back(self, actor: BusinessActor, claimed: Claimed, move: Move) -> TaskRef | None:
         """Claimed, but nothing was sent: the row moves on without an execution."""
         task = claimed.task
-        last = await last_of(actor.tools.task_store, task)
+        last = await self._last_of(actor, task)
         while True:
             outcome = replace(self._outcome(actor, task, last, move), execution=None)
             recorded = await actor.tools.outcomes.submit(outcome)
@@ -174,6 +197,16 @@ class Attempt:
                 return self._next(actor, task, outcome, recorded)
             task = recorded.task
             move = self._refusal(task, actor.tools.clock.now_ms()) or move
+
+    @staticmethod
+    async def _last_of(actor: BusinessActor, task: Task) -> Execution | None:
+        """For as long as the store takes: the row is claimed, and must be moved on."""
+        while True:
+            try:
+                return await last_of(actor.tools.task_store, task)
+            except StoreUnavailable as error:
+                actor.tools.log.warning("history not read", task_id=task.id, error=str(error))
+            await trio.sleep(STORE_PAUSE_S)
 
     def _outcome(self, actor: BusinessActor, task: Task, execution: Execution | None, move: Move) -> Outcome:
         tools = actor.tools
@@ -206,6 +239,7 @@ class Attempt:
                     task.callback_host,
                     task.deadline_at,
                     task.flow_key,
+                    FlowLimit.of(task.flow_limit),
                 )
             case _:
                 assert_never(recorded)

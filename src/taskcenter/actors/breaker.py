@@ -61,6 +61,7 @@ class Transition:
     to: BreakerState
     at: int  # ms
     cause: str
+    again: bool = False  # opened once more after a probe failed
 
 
 class Breaker:
@@ -175,7 +176,7 @@ class Breaker:
         self._probes_passed = 0
         self._ramp = None
         self._calls.clear()
-        self._on_transition(Transition(to, now_ms, cause))
+        self._on_transition(Transition(to, now_ms, cause, again=self._opened_in_a_row > 1))
 
     def __repr__(self) -> str:
         return f"<Breaker {self.state} in_flight={self._in_flight} next_probe_at={self.next_probe_at}>"

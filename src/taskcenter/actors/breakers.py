@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Final
 
 from taskcenter.actors.breaker import Breaker, BreakerSettings, BreakerState, Transition
@@ -20,8 +21,9 @@ class Breakers:
         self,
         settings: BreakerSettings,
         chance: Callable[[], float],
-        on_transition: Callable[[Transition], None] = lambda _: None,
+        on_transition: Callable[[str, Transition], None] = lambda host, transition: None,
     ) -> None:
+        """`on_transition`: told the host and the move."""
         self._settings = settings
         self._chance = chance
         self._on_transition = on_transition
@@ -33,7 +35,7 @@ class Breakers:
         if breaker is None:
             if len(self._by_host) >= MAX_BREAKERS:
                 self._forget_closed()
-            breaker = self._by_host[host] = Breaker(self._settings, self._chance, self._on_transition)
+            breaker = self._by_host[host] = Breaker(self._settings, self._chance, partial(self._on_transition, host))
         return breaker
 
     def _forget_closed(self) -> None:

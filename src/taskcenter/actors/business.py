@@ -2,9 +2,9 @@
 
 The loop is: empty the mailbox into the ready queue, admit what may start, sleep until the next moment at which
 something may have changed, or until somebody wakes it. Admission is a plain function (`_admit`): it looks, in order
-of due time, at the business (paused?), its concurrency, its rate limit, the destination's breaker and the process's
-gate, and starts an attempt for each reference that passes. Whatever holds a reference back leaves the row untouched:
-waiting uses no attempt.
+of due time, at the business (paused?), its concurrency, its rate limit, the destination's breaker, the task's flow and
+the process's gate, and starts an attempt for each reference that passes. Whatever holds a reference back leaves the row
+untouched: waiting uses no attempt.
 
 Admission is ahead of time (`LEAD_MS`): an admitted reference is claimed in the store and then sent at its planned
 start, so the claim's latency does not add to lateness.
@@ -17,7 +17,8 @@ one thread only.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 import trio
@@ -25,11 +26,15 @@ import trio
 from taskcenter.actors.attempt import Attempt
 from taskcenter.actors.breaker import Breaker, BreakerSettings, BreakerState, Transition
 from taskcenter.actors.breakers import Breakers
+from taskcenter.actors.budget import RestartBudget
 from taskcenter.actors.expiry import expire
+from taskcenter.actors.flows import Flow, Flows
+from taskcenter.actors.hold import Hold
 from taskcenter.actors.limiter import WINDOW_MS, SlidingWindowLimiter
 from taskcenter.actors.mailbox import Mailbox, Offer
 from taskcenter.actors.outcome import Health
 from taskcenter.actors.ready import ReadyQueue
+from taskcenter.actors.refill import Refill
 from taskcenter.actors.tools import ActorTools, BusinessMeters
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.records import Business, BusinessStatus
@@ -38,18 +43,9 @@ from taskcenter.task import TaskRef
 LEAD_MS: Final = 50  # admitted and claimed this long before the start
 MAILBOX_CAPACITY: Final = 10_000
 READY_CAPACITY: Final = 10_000
-REFILL_PAGE: Final = 500
 STORE_PAUSE_MS: Final = 500  # no claims for this long after the store refused one
+LEAST_SLEEP_S: Final = 0.001  # above the rounding of UTC milliseconds as floats, so that time does move
 NOTICEABLE_MS: Final = 20  # a start this late was held back by something
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Why the head of the queue does not start now."""
-
-    reason: str  # paused | rate_limit | breaker | concurrency | capacity | store
-    until: int | None  # ms, when known
-    detail: str
 
 
 class BusinessActor:
@@ -65,15 +61,15 @@ class BusinessActor:
         self.meters = BusinessMeters(tools.metrics, business.code)
         self.hold: Hold | None = None
         self.restarts = 0
-        self.degraded = False
+        self.budget = RestartBudget()
         self.idle_since: int | None = None
         self.client = tools.new_client(business)
         self.breakers = Breakers(BreakerSettings.of(business.breaker), tools.rng.random, self._on_transition)
+        self.flows = Flows(self.ready.has_parked)
         self._host_holds: dict[str, Hold] = {}
         self._last_reasons: dict[str, str] = {}  # host → what last held it back, for the history
         self._store_pause_until = 0
-        self._overflowed = False  # a reference was refused: re-read the store when there is room
-        self._refilling = False
+        self._refill = Refill()
         self._wake = trio.Event()
 
     # --- what others may call -----------------------------------------------------------------------------------
@@ -81,7 +77,7 @@ class BusinessActor:
     def offer(self, ref: TaskRef) -> Offer:
         result = self.mailbox.offer(ref)
         if result is Offer.FULL:
-            self._overflowed = True
+            self._refill.wanted = True
         self.wake()
         return result
 
@@ -106,7 +102,9 @@ class BusinessActor:
         for _ in self.mailbox.drain():
             continue
         self.ready.clear()
-        self._overflowed = False
+        self._refill.forget()
+        for attempt in self.in_flight.values():
+            attempt.newer, attempt.dropped = None, True
         self.wake()
 
     def holds(self, ref: TaskRef) -> bool:
@@ -121,10 +119,17 @@ class BusinessActor:
         self._wake.set()
 
     @property
+    def degraded(self) -> bool:
+        """Its loop crashed too often, and has not stood for a while since."""
+        return self.budget.still_degraded(trio.current_time())
+
+    @property
     def idle(self) -> bool:
-        return not (self.mailbox or self.ready or self.in_flight or self._overflowed)
+        return not (self.mailbox or self.ready or self.in_flight or self._refill.wanted)
 
     def hold_for(self, ref: TaskRef) -> Hold | None:
+        if self.ready.is_parked(ref.task_id):
+            return self.flows.hold_of(ref, self.tools.clock.now_ms(), LEAD_MS) or self.hold
         return self._host_holds.get(ref.host) or self.hold
 
     # --- the loop -----------------------------------------------------------------------------------------------
@@ -140,24 +145,30 @@ class BusinessActor:
 
     async def run(self, attempts: trio.Nursery) -> None:
         """Admit for ever; `attempts` outlives this loop."""
+        self.ready.unpark_each()
         while True:
             self._wake = trio.Event()
             again_at = self._admit(attempts)
             self._measure()
             with trio.CancelScope() as scope:
                 if again_at is not None:
-                    scope.deadline = self.tools.clock.deadline_for(again_at)
+                    at_least = trio.current_time() + LEAST_SLEEP_S
+                    scope.deadline = max(self.tools.clock.deadline_for(again_at), at_least)
                 await self._wake.wait()
 
     def _admit(self, attempts: trio.Nursery) -> int | None:
         """Start everything that may start now. Returns when to look again (ms), None: when woken."""
         for ref in self.mailbox.drain():
-            self._accept(ref)
+            self.accept(ref)
         now = self.tools.clock.now_ms()
         for ref in self.ready.take_expired(now):
-            attempts.start_soon(expire, self, ref, self._last_reasons.get(ref.host))
-        self._refill_if_due(attempts)
+            attempts.start_soon(self._contained, partial(expire, self, ref, self._held_by(ref)))
+        if self._refill.wanted and not self._refill.running and len(self.ready) <= READY_CAPACITY // 2:
+            self._refill.running = True
+            attempts.start_soon(self._contained, partial(self._refill.run, self))
         self._host_holds.clear()
+        for flow_key in self.flows.take_due(now):
+            self.ready.unpark(flow_key)
         again_at = self._start_heads(attempts, now)
         deadline = self.ready.next_deadline()
         return min(
@@ -175,21 +186,33 @@ class BusinessActor:
             if self.hold is not None:
                 if self.hold.until is not None:
                     again.append(self.hold.until)
+                self.tools.gate.decline(self.business.id)  # a slot that was kept for it is of use to others
                 break
             if (host_hold := self._host_hold(ref.host, now)) is not None:
                 self._host_holds[ref.host] = host_hold
                 if host_hold.until is not None:
                     again.append(host_hold.until)
                 continue
+            flow = self.flows.of(ref)
+            if flow is not None:
+                if (flow_hold := flow.hold(start_at, now, LEAD_MS)) is not None:
+                    self.flows.wait(ref, flow_hold)
+                    following = self.ready.park(ref)
+                    if following is not None:
+                        heapq.heappush(heads, (following.due_at, following.task_id, following))
+                    continue
+                start_at = flow.available_at(start_at)
             if not self.tools.gate.take(self.business.id, self.wake):
                 self.hold = Hold("capacity", None, "the process has its most callbacks in flight")
                 break
+            self._start(attempts, ref, start_at, now, flow)
             following = self.ready.pop(ref)
-            self._start(attempts, ref, start_at, now)
             if following is not None:
                 heapq.heappush(heads, (following.due_at, following.task_id, following))
         else:
             self.tools.gate.decline(self.business.id)
+        if (flow_at := self.flows.next_at) is not None:
+            again.append(flow_at)
         return min(again, default=None)
 
     def _business_hold(self, now: int, start_at: int, ref: TaskRef) -> Hold | None:
@@ -197,6 +220,8 @@ class BusinessActor:
             return Hold("paused", None, f"the business is {self.business.status}")
         if now < self._store_pause_until:
             return Hold("store", self._store_pause_until, "the store did not take the last claim")
+        if self.tools.term_of(ref.shard) is None:
+            return Hold("store", now + STORE_PAUSE_MS, "the lease could not be renewed")
         if len(self.in_flight) >= self.business.max_concurrent_tasks:
             return Hold("concurrency", None, f"{len(self.in_flight)} callbacks are on their way")
         if start_at > now + LEAD_MS:
@@ -214,10 +239,25 @@ class BusinessActor:
         waits = "its probe is on its way" if breaker.state is BreakerState.HALF_OPEN else f"open: {breaker.cause}"
         return Hold("breaker", breaker.next_probe_at, f"breaker of {host} is {waits}")
 
-    def _start(self, attempts: trio.Nursery, ref: TaskRef, start_at: int, now: int) -> None:
-        held_by = self._last_reasons.get(ref.host) if max(start_at, now) - ref.due_at > NOTICEABLE_MS else None
+    def _unpark(self, flow_key: str | None) -> None:
+        """The flow may have room: let its next be looked at, in this round or the following."""
+        if self.ready.unpark(flow_key) is not None:
+            self.wake()
+
+    def _held_by(self, ref: TaskRef) -> str | None:
+        return "flow" if self.flows.holding(ref) else self._last_reasons.get(ref.host)
+
+    def _start(self, attempts: trio.Nursery, ref: TaskRef, start_at: int, now: int, flow: Flow | None) -> None:
+        held_by = self._held_by(ref) if max(start_at, now) - ref.due_at > NOTICEABLE_MS else None
         entry = self.limiter.take(start_at)
-        attempt = Attempt(ref, start_at, entry, self.breakers.of(ref.host).start(), held_by)
+        flow_ticket = None if flow is None else flow.start(start_at)
+        breaker_ticket = self.breakers.of(ref.host).start()
+        attempt = Attempt(
+            ref, start_at, limiter_entry=entry, breaker_ticket=breaker_ticket, flow_ticket=flow_ticket, held_by=held_by
+        )
+        if flow is not None and ref.flow_key is not None:
+            flow.holding = self.ready.has_parked(ref.flow_key)
+            self._unpark(ref.flow_key)
         self.in_flight[ref.task_id] = attempt
         self.meters.in_flight.inc()
         attempts.start_soon(self._attend, attempt)
@@ -243,6 +283,9 @@ class BusinessActor:
         now = self.tools.clock.now_ms()
         if not attempt.sent:
             self.limiter.give_back(attempt.limiter_entry)
+        if attempt.flow_ticket is not None:
+            attempt.flow_ticket.end(sent=attempt.sent)
+            self._unpark(attempt.ref.flow_key)
         match attempt.health:
             case Health.WELL:
                 breaker.succeed(attempt.breaker_ticket, now)
@@ -255,52 +298,37 @@ class BusinessActor:
         self.meters.in_flight.dec()
         self.tools.gate.release()
         if attempt.newer is not None:
-            self._accept(attempt.newer)
+            self.accept(attempt.newer)
         attempt.over.set()
         self.wake()
 
-    def _accept(self, ref: TaskRef) -> None:
+    def accept(self, ref: TaskRef) -> None:
+        """Into the ready queue, or behind the task's attempt that is on its way."""
         attempt = self.in_flight.get(ref.task_id)
         if attempt is not None:
             if ref.version > attempt.ref.version:
                 attempt.newer = ref
             return
         if not self.ready.push(ref):
-            self._overflowed = True
+            self._refill.wanted = True
 
-    # --- overflow, breakers, meters -----------------------------------------------------------------------------
-
-    def _refill_if_due(self, attempts: trio.Nursery) -> None:
-        if self._overflowed and not self._refilling and len(self.ready) <= READY_CAPACITY // 2:
-            self._refilling = True
-            attempts.start_soon(self._refill)
-
-    async def _refill(self) -> None:
-        """Re-read what was refused, in due order, until the queue is full again."""
-        after: tuple[int, str] | None = None
-        self._overflowed = self.ready.overflowed = False
+    async def _contained(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Work beside the attempts: a bug in it ends that work, not the process. The store's sweep starts it again."""
         try:
-            while not self._overflowed:
-                until = self.tools.clock.now_ms() + 2000
-                page = await self.tools.engine_store.due_refs_of(self.business.id, until, after, REFILL_PAGE)
-                for ref in page:
-                    self._accept(ref)
-                self.wake()
-                if len(page) < REFILL_PAGE:
-                    break
-                after = (page[-1].due_at, page[-1].task_id)
-        except StoreUnavailable:
-            self._overflowed = True
-            await trio.sleep(STORE_PAUSE_MS / 1000)
-        finally:
-            self._refilling = False
-            self.wake()
+            await work()
+        except Exception as error:
+            self.tools.log.error("actor's work failed", business=self.business.code, exc_info=error)
+            self.tools.alert("actor_work_failed", f"business {self.business.code}: {type(error).__name__}")
 
-    def _on_transition(self, transition: Transition) -> None:
+    # --- breakers, meters -----------------------------------------------------------------------------
+
+    def _on_transition(self, host: str, transition: Transition) -> None:
         self.meters.breaker_moved(transition)
         self.tools.log.warning(
-            "breaker moved", business=self.business.code, to=transition.to.value, cause=transition.cause
+            "breaker moved", business=self.business.code, host=host, to=transition.to.value, cause=transition.cause
         )
+        if transition.to is BreakerState.OPEN and not transition.again:
+            self.tools.alert("breaker_open", f"business {self.business.code}, host {host}: {transition.cause}")
 
     def _measure(self) -> None:
         for host, hold in self._host_holds.items():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+import trio
 
 from taskcenter.actors.finish import last_of, ref_of
 from taskcenter.actors.message import rfc3339
@@ -13,6 +15,8 @@ from taskcenter.task import Event, FinishReason, TaskRef, after
 
 if TYPE_CHECKING:
     from taskcenter.actors.business import BusinessActor
+
+STORE_PAUSE_S: Final = 0.5
 
 
 async def expire(actor: BusinessActor, ref: TaskRef, held_by: str | None) -> None:
@@ -48,4 +52,5 @@ async def expire(actor: BusinessActor, ref: TaskRef, held_by: str | None) -> Non
                 tools.arm(ref_of(finish))
     except StoreUnavailable as error:
         tools.log.warning("expiry postponed", task_id=ref.task_id, error=str(error))
+        await trio.sleep(STORE_PAUSE_S)
         tools.arm(ref)

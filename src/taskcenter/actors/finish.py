@@ -13,7 +13,7 @@ from taskcenter.ids import encode
 from taskcenter.store.engine_records import FinishOf, Move
 from taskcenter.store.interface import TaskStore
 from taskcenter.store.records import Execution, NewTask, Task
-from taskcenter.task import TaskRef
+from taskcenter.task import FlowLimit, TaskRef
 
 
 def finish_of(now_ms: int, last: Execution | None = None) -> FinishOf:
@@ -48,4 +48,14 @@ async def last_of(store: TaskStore, task: Task) -> Execution | None:
 
 def ref_of(new: NewTask) -> TaskRef:
     """Of a task just born: what the engine needs to take it up at once."""
-    return TaskRef(new.id, new.business_id, new.shard, new.due_at, 1, new.callback_host, new.deadline_at, new.flow_key)
+    return TaskRef(
+        new.id,
+        new.business_id,
+        new.shard,
+        new.due_at,
+        1,
+        new.callback_host,
+        new.deadline_at,
+        new.flow_key,
+        FlowLimit.of(new.flow_limit),
+    )

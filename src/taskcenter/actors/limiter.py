@@ -27,7 +27,6 @@ class SlidingWindowLimiter:
 
     def available_at(self, at_ms: int) -> int:
         """The earliest time, `at_ms` or later, at which one more start is allowed."""
-        self._forget(at_ms)
         if len(self._starts) < self.limit:
             return at_ms
         return max(at_ms, self._starts[-self.limit] + self._span_ms)
@@ -36,6 +35,7 @@ class SlidingWindowLimiter:
         """Note a start at `at_ms`, which `available_at` allowed. Returns the entry for `give_back`."""
         if self._starts and at_ms < self._starts[-1]:
             at_ms = self._starts[-1]  # the log stays sorted; a later entry only makes it stricter
+        self._forget(at_ms)
         self._starts.append(at_ms)
         return at_ms
 

@@ -64,7 +64,7 @@ def headers_of(
         ("webhook-signature", sign(secrets, message_id, timestamp_s, body)),
         ("Idempotency-Key", message_id),
         ("X-TaskCenter-Task-Id", task.id),
-        ("X-TaskCenter-Business-Id", quote(task.business_unique_id, safe=_PLAIN)),
+        ("X-TaskCenter-Business-Id", _header_text(task.business_unique_id)),
         ("X-TaskCenter-Attempt", str(task.current_retry + 1)),
         ("X-TaskCenter-Due", str(task.scheduled_at)),
         ("X-TaskCenter-Term", str(task.term)),
@@ -75,6 +75,14 @@ def headers_of(
     if task.callback_method in BODILESS:
         headers += _body_fields(task)
     return headers
+
+
+def _header_text(text: str) -> str:
+    """Percent-encoded where it is not plain ASCII, or a space at an end, which HTTP would strip."""
+    quoted = quote(text, safe=_PLAIN)
+    inner = quoted.strip(" ")
+    at = quoted.find(inner)
+    return f"{'%20' * at}{inner}{'%20' * (len(quoted) - at - len(inner))}"
 
 
 _PLAIN: Final = "".join(chr(code) for code in range(0x20, 0x7F) if chr(code) != "%")

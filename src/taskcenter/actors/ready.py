@@ -1,9 +1,12 @@
 """What a business has due and not yet sent: references by host, each host's in order of due time. Pure.
 
 By host, because one destination behind an open breaker must not hold up the business's others; by due within a host,
-because that is the promise. A reference is held once: a newer version replaces an older one. Bounded: beyond
-`capacity` the latest due is refused and the queue says that it `overflowed`, so that the actor re-reads the store
-when there is room again.
+because that is the promise. A task that its flow holds back is parked beside its host's queue, for the same reason:
+`unpark` puts the earliest of the flow back. Whoever takes a reference out that might have been the flow's next one
+puts the following one back, so a flow never stands still with nobody to wake it.
+
+A reference is held once: a newer version replaces an older one. Bounded: beyond `capacity` the latest due is refused
+and the queue says that it `overflowed`, so that the actor re-reads the store when there is room again.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ class ReadyQueue:
         self.overflowed = False
         self._refs: dict[str, TaskRef] = {}
         self._lanes: dict[str, list[tuple[int, str, int]]] = {}  # host → heap of (due_at, task_id, version)
+        self._parked: dict[str, list[tuple[int, str, int, TaskRef]]] = {}  # flow key → heap
+        self._parked_ids: set[str] = set()
         self._deadlines: list[tuple[int, str]] = []  # heap of (deadline_at, task_id)
 
     def push(self, ref: TaskRef) -> bool:
@@ -33,13 +38,19 @@ class ReadyQueue:
             self.overflowed = True
             return False
         self._refs[ref.task_id] = ref
+        self._parked_ids.discard(ref.task_id)
         heapq.heappush(self._lanes.setdefault(ref.host, []), (ref.due_at, ref.task_id, ref.version))
         if ref.deadline_at is not None:
             heapq.heappush(self._deadlines, (ref.deadline_at, ref.task_id))
         return True
 
     def discard(self, task_id: str) -> TaskRef | None:
-        return self._refs.pop(task_id, None)
+        """Take it out, wherever it stands."""
+        ref = self._refs.pop(task_id, None)
+        if ref is not None:
+            self._parked_ids.discard(task_id)
+            self.unpark(ref.flow_key)
+        return ref
 
     def heads(self) -> list[TaskRef]:
         """The earliest of every host, earliest first."""
@@ -56,12 +67,45 @@ class ReadyQueue:
         self._refs.pop(ref.task_id, None)
         return self._head(ref.host)
 
+    def park(self, ref: TaskRef) -> TaskRef | None:
+        """Set `ref`, a head with a flow key, aside until `unpark`. Returns its host's next head."""
+        assert ref.flow_key is not None
+        self._parked_ids.add(ref.task_id)
+        heapq.heappush(self._parked.setdefault(ref.flow_key, []), (ref.due_at, ref.task_id, ref.version, ref))
+        return self._head(ref.host)
+
+    def unpark(self, flow_key: str | None) -> TaskRef | None:
+        """Put the flow's earliest back into its host's queue."""
+        heap = self._parked.get(flow_key) if flow_key is not None else None
+        while heap:
+            _, task_id, _, ref = heapq.heappop(heap)
+            if task_id in self._parked_ids and self._refs.get(task_id) is ref:
+                self._parked_ids.discard(task_id)
+                heapq.heappush(self._lanes.setdefault(ref.host, []), (ref.due_at, task_id, ref.version))
+                return ref
+        if flow_key is not None:
+            self._parked.pop(flow_key, None)
+        return None
+
+    def unpark_each(self) -> None:
+        """One of every flow: what holds it is looked at anew."""
+        for flow_key in list(self._parked):
+            self.unpark(flow_key)
+
+    def is_parked(self, task_id: str) -> bool:
+        return task_id in self._parked_ids
+
+    def has_parked(self, flow_key: str) -> bool:
+        return bool(self._parked.get(flow_key))
+
     def take_expired(self, now_ms: int) -> list[TaskRef]:
         """Take out those whose deadline has passed while they waited."""
         expired = []
         while (at := self.next_deadline()) is not None and at < now_ms:
             _, task_id = heapq.heappop(self._deadlines)
-            expired.append(self._refs.pop(task_id))
+            ref = self.discard(task_id)
+            assert ref is not None
+            expired.append(ref)
         return expired
 
     def next_deadline(self) -> int | None:
@@ -89,7 +133,7 @@ class ReadyQueue:
         while heap:
             due_at, task_id, version = heap[0]
             ref = self._refs.get(task_id)
-            if ref is not None and ref.version == version and ref.due_at == due_at:
+            if ref is not None and ref.version == version and ref.due_at == due_at and not self.is_parked(task_id):
                 return ref
             heapq.heappop(heap)
         self._lanes.pop(host, None)
@@ -98,6 +142,8 @@ class ReadyQueue:
     def clear(self) -> None:
         self._refs.clear()
         self._lanes.clear()
+        self._parked.clear()
+        self._parked_ids.clear()
         self._deadlines.clear()
         self.overflowed = False
 

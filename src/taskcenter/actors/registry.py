@@ -2,9 +2,9 @@
 idle.
 
 Restart budgets are per tier (DESIGN.md §3.9). An attempt's fault ends in its record. An actor whose loop crashes is
-restarted with growing pauses and keeps its queue and its attempts; after `BUDGET` crashes within `BUDGET_WINDOW_S`
-the business is `degraded`: an alert fires, and a restart is tried again once a minute. No other business notices. A
-crash of the registry itself is the engine's, and ends the process.
+restarted with growing pauses and keeps its queue and its attempts; when its budget is used up (`budget.py`) the
+business is `degraded`: an alert fires, and a restart is tried again once a minute. No other business notices. A crash
+of the registry itself is the engine's, and ends the process.
 """
 
 from __future__ import annotations
@@ -16,20 +16,18 @@ from typing import Final
 
 import trio
 
-from taskcenter.actors.business import BusinessActor
+from taskcenter.actors.budget import CRASHES, DEGRADED_RETRY_S
+from taskcenter.actors.business import MAILBOX_CAPACITY, BusinessActor
 from taskcenter.actors.mailbox import Offer
 from taskcenter.actors.tools import ActorTools
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.records import Business
 from taskcenter.task import TaskRef
 
-BUDGET: Final = 5
-BUDGET_WINDOW_S: Final = 60.0
-DEGRADED_RETRY_S: Final = 60.0
 FIRST_BACKOFF_S: Final = 0.1
 IDLE_MS: Final = 120_000
 PASSIVATE_EVERY_S: Final = 10.0
-MAX_EARLY: Final = 10_000  # references of a business whose row is still being read
+MAX_EARLY: Final = MAILBOX_CAPACITY + 1  # while the business's row is read; the last one tells its actor of the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +104,8 @@ class ActorRegistry:
         for actor in self._actors.values():
             if actor.business.shard in shards:
                 actor.forget_waiting()
+        for business_id, early in self._early.items():
+            self._early[business_id] = deque(ref for ref in early if ref.shard not in shards)
 
     async def settle(self, shards: frozenset[int]) -> None:
         """Return when nothing of these shards is on its way; they must have been dropped before."""
@@ -130,7 +130,7 @@ class ActorRegistry:
         """Load the business, then supervise its actor until it is passivated."""
         actor = await self._load_actor(business_id)
         early = self._early.pop(business_id, deque())
-        if actor is None:
+        if actor is None or self._draining:
             return
         self._actors[business_id] = actor
         for ref in early:
@@ -138,7 +138,6 @@ class ActorRegistry:
         with trio.CancelScope() as scope:
             self._scopes[business_id] = scope
             await self._supervise(actor)
-        self._scopes.pop(business_id, None)
         with trio.CancelScope(shield=True):
             await actor.client.aclose()
 
@@ -158,35 +157,36 @@ class ActorRegistry:
                 self._tools.log.warning("business not loaded", business_id=business_id, error=str(error))
                 await trio.sleep(backoff_s)
                 backoff_s = min(backoff_s * 2, 2.0)
+            except Exception as error:
+                self._tools.log.error("business cannot be started", business_id=business_id, exc_info=error)
+                self._tools.alert("actor_degraded", f"business {business_id} cannot be started: {type(error).__name__}")
+                await trio.sleep(DEGRADED_RETRY_S)
             else:
                 return actor
 
     async def _supervise(self, actor: BusinessActor) -> None:
         """Run the loop, again and again; the attempts' nursery is outside of it."""
-        crashes: deque[float] = deque(maxlen=BUDGET)
         async with trio.open_nursery() as attempts:
             while True:
                 try:
+                    actor.budget.started(trio.current_time())
                     await actor.run(attempts)
                 except Exception as error:
                     self._restarts += 1
                     actor.restarts += 1
                     actor.meters.restarts.inc()
+                    self._tools.gate.decline(actor.business.id)
                     self._tools.log.error("actor crashed", business=actor.business.code, exc_info=error)
-                    crashes.append(trio.current_time())
-                    await trio.sleep(self._pause_s(actor, crashes))
+                    await trio.sleep(self._pause_s(actor))
 
-    def _pause_s(self, actor: BusinessActor, crashes: deque[float]) -> float:
-        recent = [at for at in crashes if trio.current_time() - at < BUDGET_WINDOW_S]
-        if len(recent) < BUDGET:
-            actor.degraded = False
-            return FIRST_BACKOFF_S * 2.0 ** len(recent) * (0.5 + self._tools.rng.random())
-        if not actor.degraded:
-            actor.degraded = True
+    def _pause_s(self, actor: BusinessActor) -> float:
+        was_degraded = actor.degraded
+        pause_s = actor.budget.crashed(trio.current_time(), self._tools.rng.random())
+        if actor.degraded and not was_degraded:
             self._tools.alert(
-                "actor_degraded", f"business {actor.business.code}: its actor crashed {BUDGET} times in a row"
+                "actor_degraded", f"business {actor.business.code}: its actor crashed {CRASHES} times in a row"
             )
-        return DEGRADED_RETRY_S
+        return pause_s
 
     def measure(self) -> None:
         """Bring up to date what changes with time alone: the starts that the rate limits would allow now."""
@@ -199,11 +199,11 @@ class ActorRegistry:
         for business_id, actor in list(self._actors.items()):
             actor.client.close_idle()
             if actor.idle and actor.idle_since is not None and now - actor.idle_since > IDLE_MS:
-                if not actor.breakers.all_closed:
+                if not (actor.breakers.all_closed and actor.flows.quiet(now)):
                     continue
                 del self._actors[business_id]
                 actor.mailbox.close()
-                self._scopes[business_id].cancel()
+                self._scopes.pop(business_id).cancel()
 
     def statistics(self) -> RegistryStatistics:
         actors = self._actors.values()

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from taskcenter import __version__
-from taskcenter.cli import businesses, keys, service, tasks
+from taskcenter.cli import audit, businesses, keys, service, tasks
 from taskcenter.cli.demo import demo
 from taskcenter.cli.doctor import doctor
 
@@ -26,6 +26,7 @@ app.command()(doctor)
 app.add_typer(businesses.app, name="business")
 app.add_typer(tasks.app, name="task")
 app.add_typer(keys.app, name="keys")
+app.add_typer(audit.app, name="audit")
 
 
 def _print_version(wanted: bool) -> None:

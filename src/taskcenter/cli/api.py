@@ -28,7 +28,11 @@ class ApiClient:
         if business is not None:
             headers["X-TaskCenter-Business"] = business
         self._http = httpx.Client(
-            base_url=f"{url.rstrip('/')}/api/v1", headers=headers, timeout=TIMEOUT_S, trust_env=False
+            base_url=f"{url.rstrip('/')}/api/v1",
+            headers=headers,
+            timeout=TIMEOUT_S,
+            limits=httpx.Limits(max_keepalive_connections=0),  # nothing stays open when the command ends
+            trust_env=False,
         )
 
     def call(

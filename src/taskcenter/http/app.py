@@ -7,6 +7,7 @@ that a route cannot forget to; the error handler turns every exception into a pr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import quote
@@ -23,10 +24,11 @@ from taskcenter.clock import Clock
 from taskcenter.config import Settings
 from taskcenter.errors import Unauthenticated
 from taskcenter.http.audit import audit_blueprint
-from taskcenter.http.authentication import authenticate_with
+from taskcenter.http.authentication import authenticate_with, rate_limit
 from taskcenter.http.businesses import businesses_blueprint
 from taskcenter.http.docs_page import docs_blueprint
 from taskcenter.http.health import health_blueprint, stats_blueprint
+from taskcenter.http.keys import keys_blueprint
 from taskcenter.http.openapi import operation_of
 from taskcenter.http.problems import CONTENT_TYPE, problem_of
 from taskcenter.http.requests import PARSERS, begin_record, request_record
@@ -47,6 +49,7 @@ SECURITY_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
+_CONVERTER: Final = re.compile(r"<[^:<>]+:")
 DENY_ALL: Final = "default-src 'none'; frame-ancestors 'none'"
 
 
@@ -55,6 +58,12 @@ class BusinessIdConverter(BaseConverter):
 
     regex = ".+"
     part_isolating = False
+
+
+class TaskIdConverter(BaseConverter):
+    """What may be a task's id: not the names of the calls beside it, so that their 405 lists their own methods."""
+
+    regex = r"(?!(?:batch|redeliver)$)[^/]+"
 
 
 class ApiApp(QuartTrio):
@@ -75,7 +84,7 @@ class ApiApp(QuartTrio):
             status = response.status_code
         finally:
             duration_ms = self._clock.now_ms_exact() - began
-            route = "unmatched" if request.url_rule is None else request.url_rule.rule
+            route = "unmatched" if request.url_rule is None else _CONVERTER.sub("<", request.url_rule.rule)
             method = request.method if request.method in METHODS else "other"
             self._seconds.labels(route, method, str(status)).observe(duration_ms / 1000)
             who = record.principal
@@ -95,6 +104,8 @@ class ApiApp(QuartTrio):
                 ip=(request.scope.get("client") or [None])[0],
             )
         response.headers["X-Request-Id"] = record.request_id
+        if record.allowance is not None:
+            response.headers.extend(record.allowance.headers)
         for name, value in SECURITY_HEADERS.items():
             response.headers[name] = value
         response.headers.setdefault("Content-Security-Policy", DENY_ALL)
@@ -115,6 +126,7 @@ def build_app(services: Services, settings: Settings, metrics: Metrics, clock: C
     app.url_map.merge_slashes = False
     app.url_map.redirect_defaults = False
     app.url_map.converters["business_id"] = BusinessIdConverter
+    app.url_map.converters["task_id"] = TaskIdConverter
     for_all = not settings.metrics_require_admin
     health = health_blueprint(services.health, metrics.registry, metrics_for_all=for_all)
     app.register_blueprint(tasks_blueprint(services.tasks), url_prefix=PREFIX)
@@ -123,15 +135,20 @@ def build_app(services: Services, settings: Settings, metrics: Metrics, clock: C
     app.register_blueprint(health, url_prefix="", name="root_health")
     app.register_blueprint(businesses_blueprint(services.businesses, services.access.stats), url_prefix=PREFIX)
     app.register_blueprint(audit_blueprint(services.businesses), url_prefix=PREFIX)
+    app.register_blueprint(keys_blueprint(services.rotation), url_prefix=PREFIX)
     app.register_blueprint(docs_blueprint(app))
-    app.before_request(_identify(app, authenticate_with(services.authenticator)))
+    app.before_request(_identify(app, authenticate_with(services.authenticator), rate_limit(settings, clock)))
     app.register_error_handler(Exception, _answer_problem)
     return app
 
 
-def _identify(app: QuartTrio, authenticate: Callable[[], Awaitable[Principal]]) -> Callable[[], Awaitable[None]]:
+def _identify(
+    app: QuartTrio, authenticate: Callable[[], Awaitable[Principal]], count: Callable[[Principal], None]
+) -> Callable[[], Awaitable[None]]:
     async def identify() -> None:
-        """Who asks; nobody has to say for a public route, nor for one that does not exist."""
+        """Who asks, and whether it asks too often; nobody has to say for a public route, nor for one that does not
+        exist.
+        """
         if request.endpoint is None:
             return
         operation = operation_of(app.view_functions.get(request.endpoint))
@@ -139,6 +156,7 @@ def _identify(app: QuartTrio, authenticate: Callable[[], Awaitable[Principal]]) 
             return
         g.principal = await authenticate()
         request_record().principal = g.principal
+        count(g.principal)
 
     return identify
 

@@ -174,6 +174,11 @@ class AuditEntryView(BaseModel):
     result: str = Field(description="ok or refused; a repeated failure tells its count.", examples=["ok"])
     ip: str | None = Field(description="From where.", examples=["192.0.2.7"])
     request_id: str | None = Field(description="The request's X-Request-Id.", examples=["5f0c1a7e9b3d4c28"])
+    chain: str = Field(description="The number of the chain it belongs to; a part of what is hashed.", examples=["7"])
+    hash: str = Field(
+        description="SHA-256, hex, over the former entry's hash and this entry: `taskcenter audit verify` checks it.",
+        examples=["9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"],
+    )
 
 
 class AuditPage(BaseModel):
@@ -252,4 +257,6 @@ def audit_fields(entry: AuditEntry) -> dict[str, Any]:
         "result": entry.result,
         "ip": entry.ip,
         "request_id": entry.request_id,
+        "chain": str(entry.business_id),
+        "hash": entry.hash.hex(),
     }

@@ -26,7 +26,7 @@ from taskcenter.service.json_text import dump
 
 TAG: Final = "Health"
 POLICY: Final = (
-    "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"
     f"{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}'"
 )
 _CODE: Final = re.compile(r"`([^`]+)`")
@@ -106,7 +106,7 @@ def render_page(document: Json) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(info["title"])} API</title>'
-        f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body>'
+        f"<style>{STYLE}</style></head><body>"
         f'<aside><a class="brand" href="#top">{escape(info["title"])}</a>{_contents(document)}</aside>'
         f'<main id="top"><header><h1>{escape(info["title"])} <small>{escape(info["version"])}</small></h1>'
         f'<p class="lead">{escape(info["summary"])}</p></header><section>{intro}</section>{sections}'
@@ -117,21 +117,26 @@ def render_page(document: Json) -> str:
 
 
 def _contents(document: Json) -> str:
-    """The list of all operations, beside the page."""
-    links: dict[str, list[str]] = {tag["name"]: [] for tag in document["tags"]}
+    """All operations, beside the page; one that is served at two paths stands there once.
+
+    A link leads into the operation's part, because that makes the browser open it.
+    """
+    links: dict[str, dict[str, str]] = {tag["name"]: {} for tag in document["tags"]}
     for methods in document["paths"].values():
         for method in sorted(methods, key=_METHODS.index):
             operation = methods[method]
             short = "DEL" if method == "delete" else method.upper()
-            links[operation["tags"][0]].append(
+            summary = operation["summary"]
+            link = (
                 f'<li><a href="#{operation["operationId"]}"><span class="method {method}">{short}</span>'
-                f"<span>{escape(operation['summary'])}</span></a></li>"
+                f"<span>{escape(summary)}</span></a></li>"
             )
+            links[operation["tags"][0]].setdefault(summary, link)
     parts = [
-        f'<h2><a href="#{_slug(name)}">{escape(name)}</a></h2><ul>{"".join(items)}</ul>'
+        f'<h2><a href="#{_slug(name)}">{escape(name)}</a></h2><ul>{"".join(items.values())}</ul>'
         for name, items in links.items()
     ]
-    more = (("#models", "Models"), ("#problems", "Problems"), ("/openapi.json", "openapi.json"))
+    more = (("#models", "Models"), ("#problems", "Problems"), ("/openapi.json", "OpenAPI document"))
     parts += [f'<h2><a href="{target}">{name}</a></h2>' for target, name in more]
     return f"<nav>{''.join(parts)}</nav>"
 
@@ -146,9 +151,9 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
     answers = [_answer(document, status, response) for status, response in sorted(operation["responses"].items())]
     parts.append(f'<h4>Answers</h4><table class="answers">{"".join(answers)}</table>')
     return (
-        f'<details id="{operation["operationId"]}"><summary><span class="method {method}">{method.upper()}</span>'
+        f'<details class="operation"><summary><span class="method {method}">{method.upper()}</span>'
         f'<code>{escape(path)}</code><span class="what">{escape(operation["summary"])}</span></summary>'
-        f"{''.join(parts)}</details>"
+        f'<div id="{operation["operationId"]}">{"".join(parts)}</div></details>'
     )
 
 
@@ -227,7 +232,8 @@ def _type(document: Json, schema: Json) -> str:
 
 def _words(text: str) -> str:
     """Escaped, with `code` and **bold**."""
-    return _BOLD.sub(r"<strong>\1</strong>", _CODE.sub(r"<code>\1</code>", escape(text, quote=False)))
+    text = escape(text.replace("\n", " "), quote=False)
+    return _BOLD.sub(r"<strong>\1</strong>", _CODE.sub(r"<code>\1</code>", text))
 
 
 def _slug(name: str) -> str:

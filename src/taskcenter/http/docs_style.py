@@ -38,10 +38,9 @@ a:hover,a:focus-visible{text-decoration:underline}
 code{font:.86em ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;background:var(--code);padding:.12em .34em;
 border-radius:5px;overflow-wrap:anywhere;white-space:break-spaces}
 details{margin:.6rem 0;border:1px solid var(--line);border-radius:10px;background:var(--card)}
-details>:not(summary){margin-left:1.1rem;margin-right:1.1rem}
-details>table{width:calc(100% - 2.2rem)}
+details>div{padding:0 1.1rem;scroll-margin-top:4.5rem}
 details[open]{padding-bottom:1.1rem;box-shadow:0 1px 2px #0001,0 8px 24px #0000000d}
-details[open]>summary{border-bottom:1px solid var(--line);margin-bottom:.9rem}
+details[open]>summary{border-bottom:1px solid var(--line);margin-bottom:.9rem;border-radius:10px 10px 0 0}
 summary{display:flex;align-items:center;gap:.35rem .85rem;padding:.6rem 1.1rem;cursor:pointer;list-style:none}
 summary::-webkit-details-marker{display:none}
 summary::after{content:"";width:.45rem;height:.45rem;border:solid var(--soft);border-width:0 1.5px 1.5px 0;
@@ -63,7 +62,6 @@ table.fields{table-layout:fixed}
 .fields td:nth-child(2){width:20%;color:var(--soft)}
 table.answers td:first-child{width:4.5rem}
 table.answers td:last-child{text-align:right;white-space:nowrap}
-.inner{padding-left:1rem}
 small{color:var(--soft);font-size:.82em}
 small.must{color:var(--delete)}
 .example{display:block;margin-top:.15rem;color:var(--soft);font-size:.92em}

@@ -16,7 +16,16 @@ from pydantic.json_schema import models_json_schema
 from quart import Quart
 
 from taskcenter import __version__
-from taskcenter.http.openapi_parts import DESCRIPTION, ERRORS, HEADERS, PATH_PARAMETERS, PROBLEM, SECURITY, TAGS
+from taskcenter.http.openapi_parts import (
+    DESCRIPTION,
+    ERRORS,
+    HEADERS,
+    PATH_PARAMETERS,
+    PROBLEM,
+    RATE_HEADERS,
+    SECURITY,
+    TAGS,
+)
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 _REF: Final = "#/components/schemas/{model}"
@@ -152,7 +161,7 @@ def _errors(route: Route) -> list[int]:
 def _operation(route: Route) -> dict[str, Any]:
     operation = route.operation
     assert operation is not None
-    responses: dict[str, Any] = {str(status): _reply(reply) for status, reply in operation.replies.items()}
+    responses: dict[str, Any] = {str(status): _reply(reply, operation) for status, reply in operation.replies.items()}
     responses |= {str(status): {"$ref": f"#/components/responses/Error{status}"} for status in _errors(route)}
     described: dict[str, Any] = {
         "operationId": route.endpoint.replace(".", "_"),
@@ -179,11 +188,12 @@ def _operation(route: Route) -> dict[str, Any]:
     return described
 
 
-def _reply(reply: Reply) -> dict[str, Any]:
+def _reply(reply: Reply, operation: Operation) -> dict[str, Any]:
     schema: dict[str, Any] = {} if reply.model is None else {"$ref": _REF.format(model=reply.model.__name__)}
+    names = ("X-Request-Id", *reply.headers, *(() if operation.public or operation.admin else RATE_HEADERS))
     described: dict[str, Any] = {
         "description": reply.description,
-        "headers": {name: HEADERS[name].as_header() for name in ("X-Request-Id", *reply.headers)},
+        "headers": {name: HEADERS[name].as_header() for name in names},
     }
     described["content"] = {reply.media_type: {"schema": schema or {"type": "string"}}}
     return described

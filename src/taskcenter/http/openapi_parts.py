@@ -20,6 +20,10 @@ business's tasks with the header `X-TaskCenter-Business: <code>`.
 **Errors** are `application/problem+json` (RFC 9457) with a stable `code`, and `errors: [{field, message}]` for invalid
 input. On 429 and 503 `Retry-After` says after how many seconds to try again.
 
+**Request rate.** A business may send 200 requests at once and 100 a second in the long run, unless the operator set
+something else; `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` say how it stands. Beyond that 429
+`rate_limited` with `Retry-After`. A batch counts as one request.
+
 **Repeating is safe.** The same `business_id` with an identical body answers 200 with the existing task and
 `Idempotent-Replayed: true`; with a different body 409. Whatever answered 503 can be sent again.
 
@@ -128,10 +132,20 @@ HEADERS: Final = {
         Header("Location", "Where the new task is.", "/api/v1/tasks/01JA8Z3N4V7Q2M6K9T5R1X8C0B"),
         Header("Idempotent-Replayed", "`true`: nothing was created, the task existed with an identical body.", "true"),
         Header("Retry-After", "Seconds after which to try again.", "2", {"type": "integer"}),
+        Header(
+            "RateLimit-Limit",
+            "To a business's credential, not to the admin: requests it may send at once.",
+            "200",
+            {"type": "integer"},
+        ),
+        Header("RateLimit-Remaining", "Requests it may still send now.", "187", {"type": "integer"}),
+        Header("RateLimit-Reset", "Seconds until all of them are there again.", "1", {"type": "integer"}),
         Header("Allow", "The methods this resource has.", "GET, PUT, DELETE"),
         Header("WWW-Authenticate", "How to authenticate.", 'Bearer realm="taskcenter"'),
     )
 }
+
+RATE_HEADERS: Final = ("RateLimit-Limit", "RateLimit-Remaining", "RateLimit-Reset")
 
 PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
     name: {
@@ -229,6 +243,7 @@ ERRORS: Final = {
         "A quota or a rate is used up (`quota_exceeded`, `rate_limited`).",
         "10000 of 10000 tasks are active.",
         "Retry-After",
+        *RATE_HEADERS,
     ),
     500: _error(
         500,

@@ -14,6 +14,7 @@ from werkzeug.exceptions import RequestEntityTooLarge, UnsupportedMediaType
 
 from taskcenter.errors import FieldFault, InvalidInput
 from taskcenter.http.json_body import parse
+from taskcenter.service.api_rate import Allowance
 from taskcenter.service.fields import InputModel
 from taskcenter.service.json_text import dump
 from taskcenter.service.principal import Principal
@@ -39,6 +40,7 @@ class RequestRecord:
     principal: Principal | None = None
     code: str | None = None  # of the problem that was answered
     task_id: str | None = None
+    allowance: Allowance | None = None  # of the caller's request rate, if it has one
 
 
 def begin_record(scope: Any, claimed_id: str | None) -> RequestRecord:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from taskcenter.http.openapi_parts import PROBLEM
 from taskcenter.service.fields import InputModel, Reads
 from taskcenter.service.task_creation import MAX_BATCH
-from taskcenter.service.task_fields import SCHEDULE_EXAMPLE
+from taskcenter.service.task_fields import FLOW_LIMIT_EXAMPLE, SCHEDULE_EXAMPLE
 from taskcenter.store.records import ExecutionStatus
 from taskcenter.task import FinishReason, Status
 
@@ -66,7 +66,7 @@ class ExecutionView(BaseModel):
         description="What was sent; values that sound secret are masked.", examples=[{"webhook-id": f"{_ID}-1"}]
     )
     wait_reason: str | None = Field(
-        description="What held it back past its due time: rate_limit, breaker, concurrency, paused.",
+        description="What held it back past its due time: rate_limit, breaker, flow, concurrency, paused.",
         examples=["rate_limit"],
     )
 
@@ -95,7 +95,11 @@ class TaskView(BaseModel):
     deadline: str | None = Field(description="No attempt starts after it.", examples=[_AT])
     finish_url: str | None = Field(description="Called once at the end.", examples=["https://example.com/finished"])
     tags: list[str] = Field(description="To find it by.", examples=[["orders"]])
-    current_retry: int = Field(description="Failed attempts of this run.", examples=[0])
+    flow_key: str | None = Field(description="What it shares a flow_limit with.", examples=["customer-7"])
+    flow_limit: dict[str, Any] | None = Field(
+        description="For all tasks with its flow_key; `period` in s.", examples=[FLOW_LIMIT_EXAMPLE]
+    )
+    current_retry: int = Field(description="Retries that this run has used up.", examples=[0])
     max_retries: int = Field(description="Retries a run has.", examples=[3])
     run: int = Field(description="The present run, from 1; a redelivery is a new run.", examples=[1])
     runs: int = Field(description="Runs of the schedule that have ended.", examples=[0])
@@ -218,7 +222,7 @@ class ExplanationView(BaseModel):
     finish_reason: FinishReason | None = Field(description="Why it ended.", examples=["retries_exhausted"])
     summary: str = Field(description="One sentence.", examples=["Attempt 1 of 4 is due in 42 s; it is not due yet."])
     waiting_for: str | None = Field(
-        description="time, rate_limit, breaker, concurrency, capacity, paused, store, in_flight (the receiver's "
+        description="time, rate_limit, breaker, flow, concurrency, capacity, paused, store, in_flight (the receiver's "
         "answer), or owner (the instance that runs its shard); null when it has ended.",
         examples=["time"],
     )

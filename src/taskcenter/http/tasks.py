@@ -105,7 +105,7 @@ def _add_reads(blueprint: Blueprint, services: TaskServices) -> None:
         tasks, cursor = await services.tasks.page(principal(), given.where(), given.cursor, given.limit)
         return json_response(page_json((task_json(task) for task in tasks), cursor))
 
-    @blueprint.get("/tasks/<task_id>")
+    @blueprint.get("/tasks/<task_id:task_id>")
     @describe("Look at a task", tag=TAG, replies={200: _DETAIL})
     async def get_task(task_id: str) -> Response:
         detail = await services.tasks.get(principal(), task_id)
@@ -117,7 +117,7 @@ def _add_reads(blueprint: Blueprint, services: TaskServices) -> None:
         detail = await services.tasks.get_by_business_id(principal(), business_id)
         return _response(detail_json(detail.task, detail.executions), detail.task)
 
-    @blueprint.get("/tasks/<task_id>/executions")
+    @blueprint.get("/tasks/<task_id:task_id>/executions")
     @describe(
         "The task's whole history",
         tag=TAG,
@@ -130,7 +130,7 @@ def _add_reads(blueprint: Blueprint, services: TaskServices) -> None:
         rows, cursor = await services.tasks.executions(principal(), task_id, given.cursor, given.limit)
         return json_response(page_json((dump(execution_fields(row)) for row in rows), cursor))
 
-    @blueprint.get("/tasks/<task_id>/explain")
+    @blueprint.get("/tasks/<task_id:task_id>/explain")
     @describe(
         "Why a task has not run yet, or ended as it did",
         tag=TAG,
@@ -143,7 +143,7 @@ def _add_reads(blueprint: Blueprint, services: TaskServices) -> None:
 
 
 def _add_changes(blueprint: Blueprint, services: TaskServices) -> None:
-    @blueprint.put("/tasks/<task_id>")
+    @blueprint.put("/tasks/<task_id:task_id>")
     @describe(
         "Change a task",
         tag=TAG,
@@ -158,7 +158,7 @@ def _add_changes(blueprint: Blueprint, services: TaskServices) -> None:
         version = if_match()
         return _task(await services.tasks.update(principal(), task_id, await json_body(), version))
 
-    @blueprint.delete("/tasks/<task_id>")
+    @blueprint.delete("/tasks/<task_id:task_id>")
     @describe("Cancel a task", tag=TAG, description=_CANCEL_WORDS, replies={200: _CANCELLED}, errors=(409,))
     async def cancel_task(task_id: str) -> Response:
         await no_body()
@@ -174,7 +174,7 @@ def _add_changes(blueprint: Blueprint, services: TaskServices) -> None:
         cancelled = await services.tasks.cancel_by_business_id(principal(), business_id)
         return _task(cancelled.task, in_flight=cancelled.in_flight)
 
-    @blueprint.post("/tasks/<task_id>/run")
+    @blueprint.post("/tasks/<task_id:task_id>/run")
     @describe(
         "Run a task now",
         tag=TAG,
@@ -187,7 +187,7 @@ def _add_changes(blueprint: Blueprint, services: TaskServices) -> None:
         await no_body()
         return _task(await services.tasks.run_now(principal(), task_id))
 
-    @blueprint.post("/tasks/<task_id>/redeliver")
+    @blueprint.post("/tasks/<task_id:task_id>/redeliver")
     @describe(
         "Deliver a finished task again",
         tag=TAG,

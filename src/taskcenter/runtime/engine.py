@@ -21,6 +21,7 @@ from taskcenter.actors.gate import FairGate
 from taskcenter.actors.registry import ActorRegistry
 from taskcenter.actors.tools import ActorTools, CallbackClient
 from taskcenter.clock import Clock
+from taskcenter.errors import StoreUnavailable
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.leases import LeaseKeeper
@@ -156,7 +157,10 @@ class Engine:
         with trio.move_on_after(grace_s) as scope:
             await self._registry.drain()
         with trio.move_on_after(2.0):
-            await self._leases.retire()
+            try:
+                await self._leases.retire()
+            except StoreUnavailable as error:
+                self._log.warning("shards not handed over", error=str(error))  # the next owner waits for the lease
         return not scope.cancelled_caught
 
     async def _lead_clock(self) -> None:

@@ -19,7 +19,7 @@ by our monotonic clock is declared dead even if the store's clock was set back.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,6 +83,7 @@ class LeaseKeeper:
         self._deadline = -math.inf
         self._last_seen: dict[str, tuple[int, float]] = {}  # instance → (seq, our time when it last moved)
         self._log = log.get("leases")
+        self._beating = trio.CancelScope()  # cancelled by `retire`
         self.instance_id = new_id()
 
     # --- what others ask ----------------------------------------------------------------------------------------
@@ -111,10 +112,11 @@ class LeaseKeeper:
     # --- the loop -----------------------------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Register, then beat for ever. Reports started after the first round that reached the store."""
-        await self._register()
-        async with trio.open_nursery() as giving:
-            await self._beat_for_ever(giving, task_status)
+        """Register, then beat until retired. Reports started after the first round that reached the store."""
+        with self._beating:
+            await self._register()
+            async with trio.open_nursery() as giving:
+                await self._beat_for_ever(giving, task_status)
 
     async def _beat_for_ever(self, giving: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         started = False
@@ -133,7 +135,8 @@ class LeaseKeeper:
             await trio.sleep_until(began + self._ttl_s / 4)
 
     async def retire(self) -> None:
-        """Give everything up at once: a clean end, so that the next owner need not wait."""
+        """Give everything up at once: a clean end, so that the next owner need not wait. Raises `StoreUnavailable`."""
+        self._beating.cancel()  # one more beat would find its row dead, and begin anew
         self._lost(self.shards)
         self._terms.clear()
         self._deadline = -math.inf
@@ -162,6 +165,7 @@ class LeaseKeeper:
         self._log.error("declared dead by another instance", instance=self.instance_id)
         shards = self.shards
         self._terms.clear()
+        self._leaving = frozenset()
         self._deadline = -math.inf
         self._lost(shards)
         self.instance_id = self._new_id()
@@ -208,7 +212,9 @@ class LeaseKeeper:
     async def _check(self, leases_of: dict[int, tuple[str | None, int]]) -> None:
         """Drop what the store says is not ours any more."""
         gone = frozenset(
-            shard for shard, term in self._terms.items() if leases_of.get(shard) != (self.instance_id, term)
+            shard
+            for shard, term in self._terms.items()
+            if shard not in self._leaving and leases_of.get(shard) != (self.instance_id, term)
         )
         if gone:
             self._forget(gone)
@@ -242,21 +248,21 @@ class LeaseKeeper:
 
     async def _give(self, shards: frozenset[int]) -> None:
         """Nothing new starts; what is on its way ends, within a callback's longest time; then the rows are let go."""
+        terms = {shard: self._terms[shard] for shard in shards}
         self._lost(shards)
         with trio.move_on_after(SETTLE_S):
             await self._settled(shards)
-        terms = {shard: self._terms[shard] for shard in shards if shard in self._terms}
-        self._forget(frozenset(terms))
-        self._leaving = frozenset()
         try:
             await self._store.release(self.instance_id, terms)
-        except StoreUnavailable as error:
-            self._log.warning("shards not released", error=str(error))  # `_check` and the next round mend it
-            return
-        self._log.info("shards released", shards=len(terms))
+            self._log.info("shards released", shards=len(terms))
+        except StoreUnavailable as error:  # whatever became of it, the next round sees and begins with what is ours
+            self._log.warning("shards not released", error=str(error))
+        finally:
+            self._leaving -= shards
+            self._forget(shard for shard, term in terms.items() if self._terms.get(shard) == term)
 
-    def _forget(self, shards: frozenset[int]) -> None:
-        for shard in shards:
+    def _forget(self, shards: Iterable[int]) -> None:
+        for shard in list(shards):
             del self._terms[shard]
 
     @property

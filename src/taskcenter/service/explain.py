@@ -23,6 +23,7 @@ PLANNED_RUNS: Final = 3
 _HELD: Final = {
     "rate_limit": "it is held back by the business's rate limit",
     "breaker": "the breaker of its destination is open",
+    "flow": "it is held back by the limit of its flow_key",
     "concurrency": "the business has as many callbacks on their way as it may",
     "capacity": "the service has as many callbacks on their way as it can",
     "paused": "its business is paused",

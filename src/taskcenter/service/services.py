@@ -21,6 +21,7 @@ from taskcenter.service.creator import Creator
 from taskcenter.service.credentials import ExpiryHook
 from taskcenter.service.engine_port import Engine
 from taskcenter.service.health import HealthService
+from taskcenter.service.key_rotation import KeyRotation
 from taskcenter.service.shielded import Writes
 from taskcenter.service.system_stats import SystemStats
 from taskcenter.service.task_bulk import TaskBulk
@@ -66,6 +67,7 @@ class Services:
     access: BusinessServices
     health: HealthService
     stats: SystemStats
+    rotation: KeyRotation
 
     @classmethod
     def build(
@@ -93,7 +95,7 @@ class Services:
         )  # fmt: skip
         health = HealthService(engine, store.maintenance)
         stats = SystemStats(store.maintenance, store.leases, engine)
-        return cls(tasks, access, health, stats)
+        return cls(tasks, access, health, stats, KeyRotation(store.resealing, access.trail, clock))
 
     @property
     def businesses(self) -> Businesses:
@@ -112,6 +114,7 @@ class Services:
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda *, task_status: self.access.run(task_status=task_status))
             await nursery.start(lambda *, task_status: self.tasks.run(task_status=task_status))
+            await nursery.start(lambda *, task_status: self.rotation.run(task_status=task_status))
             task_status.started()
 
     async def flush(self) -> None:

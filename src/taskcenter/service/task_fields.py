@@ -12,6 +12,7 @@ from taskcenter.service.fields import (
     TEN_YEARS_MS,
     TIME_SCHEMA,
     InsideFault,
+    Reader,
     Reads,
     duration,
     duration_schema,
@@ -22,10 +23,11 @@ from taskcenter.service.fields import (
     or_null,
     text,
     text_schema,
+    whole_number,
 )
 from taskcenter.service.header_input import HEADERS_SCHEMA, read_headers
 from taskcenter.service.json_text import dump
-from taskcenter.times import DAY_MS
+from taskcenter.times import DAY_MS, format_duration
 
 METHODS: Final = ("POST", "PUT", "PATCH", "GET", "DELETE")
 MAX_URL_CHARS: Final = 2048
@@ -35,6 +37,10 @@ MIN_INTERVAL_MS: Final = 1000
 MAX_INTERVAL_MS: Final = 7 * DAY_MS
 MIN_TIMEOUT_MS: Final = 100
 MAX_TIMEOUT_MS: Final = 30_000
+MAX_FLOW_RATE: Final = 100_000
+MIN_FLOW_PERIOD_MS: Final = 1000
+MAX_FLOW_PERIOD_MS: Final = DAY_MS
+MAX_FLOW_PARALLELISM: Final = 10_000
 MAX_TAGS: Final = 16
 MAX_TAG_CHARS: Final = 64
 SCHEDULE_EXAMPLE: Final = {"cron": "30 9 * * 1-5", "timezone": "Asia/Shanghai"}
@@ -70,6 +76,16 @@ FINISH_RULE: Final = (
     "finish_reason, attempts, last_execution}`."
 )
 DEADLINE_RULE: Final = "No attempt starts after it: a task still waiting then fails with `deadline_passed`."
+FLOW_KEY_RULE: Final = (
+    "What belongs together: a customer, a device, an account. Tasks of the business with the same key share one "
+    "`flow_limit`. 1 to 128 printable characters."
+)
+FLOW_LIMIT_RULE: Final = (
+    "For all tasks with this `flow_key`: at most `rate` callbacks start in any `period`, at most `parallelism` are on "
+    "their way at once. At least one of the two; `rate` and `period` go together. If tasks differ, the newest one's "
+    "limit holds. What waits for it uses no attempt. A flow's window starts anew when its business moves to another "
+    "instance."
+)
 TAGS_RULE: Final = "At most 16 of 1 to 64 printable characters each, to find tasks by."
 
 
@@ -89,6 +105,33 @@ def _schedule(value: Any) -> dict[str, Any]:
         raise InsideFault(error.field, str(error)) from None
 
 
+_FLOW_READERS: Final[dict[str, Reader[int]]] = {
+    "rate": whole_number(1, MAX_FLOW_RATE),
+    "period": duration(MIN_FLOW_PERIOD_MS, MAX_FLOW_PERIOD_MS),
+    "parallelism": whole_number(1, MAX_FLOW_PARALLELISM),
+}
+
+
+def _flow_limit(value: Any) -> dict[str, Any]:
+    if type(value) is not dict:
+        raise ValueError("must be an object")
+    limit: dict[str, Any] = {}
+    for name, inner in value.items():
+        read = _FLOW_READERS.get(name)
+        if read is None:
+            raise InsideFault(name[:64], "is not a field here; known are rate, period, parallelism")
+        try:
+            number = read(inner)
+        except ValueError as error:
+            raise InsideFault(name, str(error)) from None
+        limit[name] = format_duration(number) if name == "period" else number
+    if ("rate" in limit) != ("period" in limit):
+        raise InsideFault("period" if "rate" in limit else "rate", "is required: rate and period go together")
+    if not limit:
+        raise ValueError("must have rate and period, or parallelism, or all three")
+    return limit
+
+
 _url = text(1, MAX_URL_CHARS)
 _URL_SCHEMA: Final = {"type": "string", "format": "uri", "minLength": 1, "maxLength": MAX_URL_CHARS}
 _intervals = listing(duration(MIN_INTERVAL_MS, MAX_INTERVAL_MS), MAX_RETRIES)
@@ -105,6 +148,35 @@ _TAGS_SCHEMA: Final = {
     "maxItems": MAX_TAGS,
     "uniqueItems": True,
     "items": text_schema(1, MAX_TAG_CHARS),
+}
+FLOW_LIMIT_EXAMPLE: Final = {"rate": 10, "period": 60, "parallelism": 2}
+_FLOW_KEY_SCHEMA: Final = text_schema(1, 128)
+_FLOW_LIMIT_SCHEMA: Final[dict[str, Any]] = {
+    "type": "object",
+    "additionalProperties": False,
+    "minProperties": 1,
+    "dependentRequired": {"rate": ["period"], "period": ["rate"]},
+    "properties": {
+        "rate": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_FLOW_RATE,
+            "description": "Callbacks that start in any `period`.",
+            "examples": [10],
+        },
+        "period": {
+            **duration_schema(MIN_FLOW_PERIOD_MS, MAX_FLOW_PERIOD_MS),
+            "description": "Seconds, 1 s to 1 d.",
+            "examples": [60, "1h"],
+        },
+        "parallelism": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_FLOW_PARALLELISM,
+            "description": "Callbacks on their way at once.",
+            "examples": [2],
+        },
+    },
 }
 SCHEDULE_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
@@ -153,5 +225,7 @@ INTERVALS_OR_NONE: Final = Reads(optional(_intervals), or_null(_INTERVALS_SCHEMA
 TIMEOUT: Final = Reads(_timeout, _TIMEOUT_SCHEMA)
 TIMEOUT_OR_NONE: Final = Reads(optional(_timeout), or_null(_TIMEOUT_SCHEMA))
 SCHEDULE_OR_NONE: Final = Reads(optional(_schedule), or_null(SCHEDULE_SCHEMA))
+FLOW_KEY_OR_NONE: Final = Reads(optional(text(1, 128)), or_null(_FLOW_KEY_SCHEMA))
+FLOW_LIMIT_OR_NONE: Final = Reads(optional(_flow_limit), or_null(_FLOW_LIMIT_SCHEMA))
 TAGS: Final = Reads(_tags, _TAGS_SCHEMA)
 TAGS_OR_NONE: Final = Reads(optional(_tags), or_null(_TAGS_SCHEMA))

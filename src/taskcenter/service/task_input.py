@@ -64,7 +64,9 @@ class TaskInput(InputModel):
     )
     callback_url: Annotated[str, f.URL] = Field(description=f.URL_RULE, examples=["https://example.com/hooks/order"])
     callback_method: Annotated[str, f.METHOD] = Field(
-        "POST", description="GET and DELETE carry no body: the same fields are in headers.", examples=["POST"]
+        "POST",
+        description="GET and DELETE carry no body: the same fields are in headers, a payload of up to 4 KiB too.",
+        examples=["POST"],
     )
     headers: Annotated[Mapping[str, str] | None, f.HEADERS_OR_NONE] = Field(
         None, description=f.HEADERS_RULE, examples=[{"X-Order": "42"}]
@@ -91,6 +93,12 @@ class TaskInput(InputModel):
     )
     tags: Annotated[tuple[str, ...] | None, f.TAGS_OR_NONE] = Field(
         None, description=f.TAGS_RULE, examples=[["orders"]]
+    )
+    flow_key: Annotated[str | None, f.FLOW_KEY_OR_NONE] = Field(
+        None, description=f.FLOW_KEY_RULE, examples=["customer-7"]
+    )
+    flow_limit: Annotated[JsonObject | None, f.FLOW_LIMIT_OR_NONE] = Field(
+        None, description=f.FLOW_LIMIT_RULE, examples=[f.FLOW_LIMIT_EXAMPLE]
     )
 
 
@@ -145,6 +153,8 @@ def read_task(body: object, business: Business, task_id: str, now: int, check_ur
     start_at = _start_at(given.execute_at, given.delay, now, faults)
     if given.deadline is not None and given.execute_at is not None and given.deadline < given.execute_at:
         faults.append(FieldFault("deadline", f"lies before execute_at, e.g. {TIME_EXAMPLE}"))
+    if given.flow_limit is not None and given.flow_key is None:
+        faults.append(FieldFault("flow_key", 'is required with flow_limit, e.g. "customer-7"'))
     if faults:
         raise InvalidInput(faults)
     begin_at = now if start_at is None else start_at
@@ -170,6 +180,8 @@ def read_task(body: object, business: Business, task_id: str, now: int, check_ur
         deadline_at=now - 1 if due_at is None else given.deadline,
         finish_url=given.finish_url,
         tags=given.tags or (),
+        flow_key=given.flow_key,
+        flow_limit=given.flow_limit,
     )
     return Ended(task) if due_at is None else task
 

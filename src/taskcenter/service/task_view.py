@@ -35,6 +35,8 @@ def task_fields(task: Task) -> dict[str, Any]:
         "deadline": time_or_none(task.deadline_at),
         "finish_url": task.finish_url,
         "tags": list(task.tags),
+        "flow_key": task.flow_key,
+        "flow_limit": task.flow_limit,
         "current_retry": task.current_retry,
         "max_retries": task.max_retries,
         "run": task.run,

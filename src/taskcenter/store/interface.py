@@ -35,6 +35,7 @@ from taskcenter.store.records import (
     TaskChange,
     TaskFilter,
 )
+from taskcenter.store.resealing import Resealed
 from taskcenter.store.summaries import ExecutionSummary
 from taskcenter.task import Status, TaskRef
 
@@ -224,6 +225,20 @@ class StatsStore(Protocol):
         """Attempts sent at or after `since`: counted by hour and status, and their percentiles."""
 
 
+class ResealStore(Protocol):
+    @property
+    def key_id(self) -> str:
+        """The newest encryption key."""
+
+    async def page(self, cursor: str | None, limit: int) -> Resealed:
+        """Seal up to `limit` rows of the page after `cursor` with the newest key; ciphertexts change, nothing else."""
+
+    async def note(self, progress: bytes) -> None:
+        """Keep how a rotation stands."""
+
+    async def noted(self) -> bytes | None: ...
+
+
 class Store(Protocol):
     @property
     def businesses(self) -> BusinessStore: ...
@@ -239,6 +254,8 @@ class Store(Protocol):
     def maintenance(self) -> MaintenanceStore: ...
     @property
     def stats(self) -> StatsStore: ...
+    @property
+    def resealing(self) -> ResealStore: ...
 
     async def open(self) -> None: ...
     async def aclose(self) -> None: ...

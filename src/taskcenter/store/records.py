@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from taskcenter.task import FinishReason, Status, TaskRef
+from taskcenter.task import FinishReason, FlowLimit, Status, TaskRef
 
 JsonObject = Mapping[str, Any]
 
@@ -150,6 +150,7 @@ class Task:
             self.callback_host,
             self.deadline_at,
             self.flow_key,
+            FlowLimit.of(self.flow_limit),
         )
 
 

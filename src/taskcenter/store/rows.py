@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Final
 
 from taskcenter.store.connection import Param, Row
@@ -23,7 +25,7 @@ from taskcenter.store.records import (
     TaskKind,
 )
 from taskcenter.store.vault import Vault
-from taskcenter.task import FinishReason, Status, TaskRef
+from taskcenter.task import FinishReason, FlowLimit, Status, TaskRef
 
 STATUSES: Final = {status.value: status for status in Status}
 KINDS: Final = {kind.value: kind for kind in TaskKind}
@@ -108,7 +110,15 @@ def open_task(row: Row, vault: Vault | None) -> Task:
 
 def ref_of(row: Row) -> TaskRef:
     """A row of `statements.engine.REF_COLUMNS`."""
-    return TaskRef(*row)
+    *most, flow_limit = row
+    ref = TaskRef(*most)
+    return ref if flow_limit is None else replace(ref, flow_limit=_flow_limit(flow_limit))
+
+
+@lru_cache(maxsize=4096)
+def _flow_limit(text: str) -> FlowLimit | None:
+    """One object for all references with the same limit."""
+    return FlowLimit.of(json.loads(text))
 
 
 # --- executions ----------------------------------------------------------------------------------------------------

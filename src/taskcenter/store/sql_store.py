@@ -15,6 +15,7 @@ from taskcenter.store.leases import SqlLeaseStore
 from taskcenter.store.maintenance import SqlMaintenanceStore
 from taskcenter.store.metered import MeteredDatabase, together
 from taskcenter.store.mysql import MysqlDatabase
+from taskcenter.store.resealing import SqlResealStore
 from taskcenter.store.sqlite import SqliteDatabase
 from taskcenter.store.statements import businesses as business_sql
 from taskcenter.store.statements import leases as lease_sql
@@ -39,6 +40,7 @@ class SqlStore:
         self.audit = SqlAuditStore(database)
         self.maintenance = SqlMaintenanceStore(database)
         self.stats = SqlStatsStore(database)
+        self.resealing = SqlResealStore(database, vault)
 
     @property
     def server(self) -> str:

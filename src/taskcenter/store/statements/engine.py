@@ -9,6 +9,7 @@ from taskcenter.store.statements.text import ID, NUMBER, TEXT, WORD, Query, batc
 
 REF_COLUMNS: Final = (
     "id", "business_id", "shard", "next_execute_at", "version", "callback_host", "deadline_at", "flow_key",
+    "flow_limit",
 )  # fmt: skip
 _REF: Final = ", ".join(REF_COLUMNS)
 _ALL: Final = ", ".join(COLUMNS)

@@ -1,0 +1,195 @@
+"""CONTRACT.md §1 and §2: the commands with their exit statuses, and what wrong settings say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.flow.contract_kit import Live
+from tests.flow.kit import ADMIN_TOKEN
+from typer.testing import CliRunner
+
+from taskcenter.cli import app
+
+pytestmark = pytest.mark.real_time
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("TASKCENTER_")} | settings
+
+
+def taskcenter(*arguments: str, **settings: str) -> Done:
+    """The command, in this process: starting another takes its time."""
+    done = CliRunner().invoke(app, arguments, env=settings)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return Done(done.exit_code, done.stdout, done.stderr)
+
+
+def process(cwd: Path, *arguments: str, **settings: str) -> Done:
+    """The command, as a user starts it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "taskcenter", *arguments],
+        env=environment(settings), cwd=cwd, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def one_line(done: Done, status: int, *words: str) -> None:
+    assert done.returncode == status, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    for word in words:
+        assert word in lines[0]
+    assert status != 2 or "e.g. " in lines[0] or "example: " in lines[0]
+
+
+def test_the_api_from_a_terminal(live: Live) -> None:
+    admin = {"TASKCENTER_URL": live.service.url, "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN}
+
+    def told(*arguments: str, **settings: str) -> Any:
+        done = taskcenter(*arguments, "--json", **settings)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    made = told("business", "create", "shell", "--name", "Shell", **admin)
+    assert made["api_key"] and made["signing_secret"]
+    assert "shell" in {each["business_code"] for each in told("business", "list", **admin)}
+    assert told("business", "pause", "shell", **admin)["status"] == "paused"
+    assert told("business", "resume", "shell", **admin)["status"] == "active"
+    assert told("business", "show", "shell", **admin)["business_name"] == "Shell"
+    key = told("business", "rotate", "shell", "--grace", "60", **admin)["api_key"]
+    own = {"TASKCENTER_URL": live.service.url, "TASKCENTER_API_KEY": key}
+    task = told(
+        "task", "create", f"{live.receiver.url}/shell", "--id", "s-1", "--delay", "1h", "--payload", "[1]", **own
+    )
+    assert (task["business_id"], task["payload"], task["status"]) == ("s-1", [1], "pending")
+    assert [each["id"] for each in told("task", "list", "--status", "pending", **own)] == [task["id"]]
+    told("task", "run", task["id"], **own)
+    live.receiver.wait_for("/shell")
+    live_client = live.client(key)
+    live_client.ended(task)
+    assert told("task", "get", task["id"], **own)["status"] == "succeeded"
+    refused = taskcenter("task", "cancel", task["id"], **own)
+    assert (refused.returncode, refused.stdout) == (1, "") and "not_cancellable" in refused.stderr
+    other = told("task", "create", f"{live.receiver.url}/shell", "--delay", "1h", **own)
+    assert told("task", "cancel", other["id"], **own)["status"] == "cancelled"
+
+
+def test_tables_for_people_show_a_secret_whole(live: Live) -> None:
+    settings = {"TASKCENTER_URL": live.service.url, "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN, "COLUMNS": "60"}
+    done = taskcenter("business", "create", "people", **settings)
+    assert done.returncode == 0
+    assert re.search(r"api_key +tc_\S{30,}", done.stdout), "not broken over two lines"
+    listed = taskcenter("business", "list", **settings)
+    assert "people" in listed.stdout
+
+
+def test_exit_statuses_of_refusals_and_usage() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
+    gone = taskcenter("task", "list", TASKCENTER_URL=nobody, TASKCENTER_API_KEY="x")
+    assert gone.returncode == 1 and "does not answer" in gone.stderr and "Traceback" not in gone.stderr
+    assert taskcenter("task", "create").returncode == 2
+    assert taskcenter("task", "list").returncode == 2
+    assert taskcenter("nonsense").returncode == 2
+    assert taskcenter("--help").returncode == 0
+    key = taskcenter("keys", "generate")
+    assert key.returncode == 0 and re.fullmatch(r"\w+:[A-Za-z0-9+/]{43}=\n", key.stdout)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("TASKCENTER_BIND", "nowhere"), ("TASKCENTER_DATABASE_URL", "postgres://x"),
+        ("TASKCENTER_RETENTION_DAYS", "soon"), ("TASKCENTER_ALLOWED_CALLBACK_NETWORKS", "300.0.0.0/8"),
+        ("TASKCENTER_ENCRYPTION_KEYS", "k1:short"), ("TASKCENTER_ADMIN_TOKEN", "x"), ("TASKCENTER_LOG_LEVEL", "loud"),
+        ("TASKCENTER_JWT_TTL", "-1"), ("TASKCENTER_TLS_CERT", "/nowhere.pem"),
+    ],
+)  # fmt: skip
+def test_a_wrong_setting_stops_the_start_with_one_line(name: str, value: str) -> None:
+    one_line(taskcenter("serve", **{name: value}), 2, name)
+
+
+def test_the_databases_faults_stop_the_start_with_one_line(tmp_path: Path) -> None:
+    keys = {"TASKCENTER_ENCRYPTION_KEYS": "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}
+    away = "mysql://taskcenter:hush-hush@127.0.0.1:9/taskcenter"
+    done = process(tmp_path, "serve", TASKCENTER_DATABASE_URL=away, **keys)
+    one_line(done, 1, "taskcenter:")
+    assert "hush-hush" not in done.stderr + done.stdout
+    nowhere = taskcenter("serve", TASKCENTER_DATABASE_URL="sqlite:////nowhere/x.db")
+    one_line(nowhere, 2, "TASKCENTER_DATABASE_URL")
+
+
+def test_migrate_goes_up_and_down_doctor_tells_and_a_newer_schema_is_refused(tmp_path: Path) -> None:
+    url = {"TASKCENTER_DATABASE_URL": f"sqlite:///{tmp_path / 'x.db'}", "TASKCENTER_BIND": "127.0.0.1:1"}
+    assert taskcenter("migrate", **url).returncode == 0
+    assert "base" in taskcenter("migrate", "--to", "base", **url).stdout
+    assert taskcenter("migrate", **url).returncode == 0
+    doctor = taskcenter("doctor", **url)
+    for word in ("settings", "database", "keys", "service"):
+        assert word in doctor.stdout
+    connection = sqlite3.connect(tmp_path / "x.db")
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    one_line(process(tmp_path, "serve", **url), 3, "newer")
+
+
+def test_settings_come_from_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text('bindd = "127.0.0.1:1"\n')
+    one_line(taskcenter("serve", "--config", str(tmp_path / "odd.toml")), 2, "bindd")
+    (tmp_path / "wrong.toml").write_text('retention_days = "x"\n')
+    one_line(taskcenter("serve", "--config", str(tmp_path / "wrong.toml")), 2, "RETENTION_DAYS")
+
+
+def test_make_run_without_a_terminal_shows_what_happens_and_goes_on(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        bind = f"127.0.0.1:{probe.getsockname()[1]}"
+    out = tmp_path / "out"
+    with out.open("wb") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "taskcenter", "up"],
+            env=environment({"TASKCENTER_BIND": bind}), cwd=tmp_path, stdout=log, stderr=log,
+        )  # fmt: skip
+    try:
+        until = time.monotonic() + 40
+        while "goes on serving" not in out.read_text() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.1)
+        text = out.read_text()
+        assert "the demo is over" in text, text
+        key = re.search(r"API key +(\S+)", text)
+        assert "demo" in text and key and "admin token" in text
+        command = text[text.index("curl ") :].split("\n\n")[0]
+        for status in ("succeeded", "stopped", "failed", "retrying"):
+            assert re.search(rf"task=\w+ .*status={status}", text), text
+        pasted = subprocess.run(["/bin/sh", "-c", command], capture_output=True, text=True, timeout=20, check=False)
+        assert json.loads(pasted.stdout)["status"] == "pending", pasted.stdout
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0, out.read_text()
+    finally:
+        process.kill()
+        process.wait()
+    assert (tmp_path / "taskcenter.db").exists()
+    keys = next(tmp_path.glob("*.keys"))
+    assert keys.stat().st_mode & 0o077 == 0
