@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -221,6 +222,26 @@ async def test_writes_end_before_the_service_does() -> None:
             await writes.call(work)
         gate.set()
     assert done == [1]
+
+
+async def test_writes_of_one_business_go_two_abreast_and_hold_up_nobody_else() -> None:
+    writes, gate, at_work = Writes(), trio.Event(), list[int]()
+
+    async def work(business_id: int) -> None:
+        at_work.append(business_id)
+        await gate.wait()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(writes.run)
+        for business_id in (1, 1, 1, 1, 1, 2):
+            nursery.start_soon(writes.call, partial(work, business_id), business_id)
+        await wait_all_tasks_blocked()
+        assert sorted(at_work) == [1, 1, 2]
+        gate.set()
+        await wait_all_tasks_blocked()
+        assert sorted(at_work) == [1, 1, 1, 1, 1, 2]
+        assert repr(writes) == "<Writes 0 of 512 under way>"
+        writes.close()
 
 
 async def test_a_write_cut_off_by_the_end_is_unknown() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
+from zoneinfo import ZoneInfo
 
 import pytest
 import trio
@@ -73,6 +75,31 @@ async def test_a_schedule_over_a_day_has_every_run_once_and_on_time(autojump_clo
         row = await the.row(task)
         assert (row.status, row.runs_done, row.run) == (Status.PENDING, 24, 25)
         assert row.next_execute_at == NOW + 25 * HOUR_MS
+
+
+async def test_a_year_of_weekday_mornings_in_two_cities_is_what_a_calendar_says(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """`30 9 * * 1-5`, from an independent walk over the days; the clock is moved to 3 s before each time."""
+    async with cluster("one") as the:
+        due_of: dict[str, list[int]] = {}
+        for city in ("America/New_York", "Asia/Shanghai"):
+            zone, first = ZoneInfo(city), datetime.fromtimestamp(NOW / 1000, UTC).date()
+            days = (first + timedelta(days=number) for number in range(1, 366))
+            mornings = [datetime.combine(day, time(9, 30), zone) for day in days if day.weekday() < 5]
+            dues = [int(morning.timestamp() * 1000) for morning in mornings]
+            schedule = validate({"cron": "30 9 * * 1-5", "timezone": city})
+            [task] = await the.create(schedule=schedule, due_at=dues[0])
+            due_of[task.id] = dues
+        for number, due_at in enumerate(sorted(at for dues in due_of.values() for at in dues), 1):
+            autojump_clock.jump((due_at - 3_000 - the.clock.now_ms()) / 1000)
+            await the.receivers.wait_for(number, within_s=10)
+            await trio.sleep(1)  # the answer is recorded before the clock moves on
+        called = {
+            task_id: [call.due_at for call in the.receivers.calls if call.task_id == task_id] for task_id in due_of
+        }
+        assert called == due_of
+        assert all(0 <= call.at - call.due_at <= 10 for call in the.receivers.calls)
 
 
 async def test_times_that_passed_while_the_machine_slept_are_made_up_for_once(

@@ -6,7 +6,9 @@ not happen. So every write runs in a nursery of the service's own and the handle
 the handler goes, the write goes on to its end.
 
 Invariants. At most `most` writes are under way; one more is refused (`Overloaded`), so a stalled store fills no memory.
-A handler waits at most `WAIT_S`, then it is told that the outcome is unknown; every write is safe to repeat.
+A handler waits at most `WAIT_S`, then it is told that the outcome is unknown; every write is safe to repeat. Writes of
+one business lock the same ledger row, so more than `ABREAST` of them at the store would only hold connections that
+others need; the rest wait here.
 
 On failure. An error belongs to the waiting handler; nobody waiting, it is logged. Shutdown: `close` refuses new writes
 and `run` returns when those under way have ended; cancelling `run` ends them, and their handlers are told "unknown".
@@ -14,7 +16,8 @@ and `run` returns when those under way have ended; cancelling `run` ends them, a
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
 
 import trio
@@ -23,6 +26,7 @@ from taskcenter import log
 from taskcenter.errors import CommitUnknown, Overloaded
 
 WAIT_S: Final = 5.0
+ABREAST: Final = 2  # writes of one business at the store at once
 
 Result = TypeVar("Result")
 _log = log.get("writes")
@@ -71,6 +75,7 @@ class Writes:
         self._nursery: trio.Nursery | None = None
         self._closing = trio.Event()
         self._under_way = 0
+        self._lanes: dict[int, trio.CapacityLimiter] = {}  # business → its writes at the store; dropped when empty
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `close`, and then until the last write has ended."""
@@ -82,20 +87,24 @@ class Writes:
     def close(self) -> None:
         self._closing.set()
 
-    async def call(self, work: Callable[[], Awaitable[Result]]) -> Result:
-        """The result of `work`, which runs to its end whether or not the caller stays. Raises what it raises."""
+    async def call(self, work: Callable[[], Awaitable[Result]], business_id: int | None = None) -> Result:
+        """The result of `work`, which runs to its end whether or not the caller stays. Raises what it raises.
+
+        `business_id`: whose ledger the work writes to.
+        """
         if self._nursery is None or self._closing.is_set():
             raise Overloaded("the service is stopping")
         if self._under_way >= self._most:
             raise Overloaded("too many writes are waiting for the store")
         slot: Slot[Result] = Slot()
         self._under_way += 1
-        self._nursery.start_soon(self._do, work, slot)
+        self._nursery.start_soon(self._do, work, slot, business_id)
         return await slot.result()
 
-    async def _do(self, work: Callable[[], Awaitable[Result]], slot: Slot[Result]) -> None:
+    async def _do(self, work: Callable[[], Awaitable[Result]], slot: Slot[Result], business_id: int | None) -> None:
         try:
-            slot.fill(await work())
+            async with self._abreast(business_id):
+                slot.fill(await work())
         except Exception as error:  # noqa: BLE001 - it is the waiting handler's, who raises it again
             if not slot.awaited:
                 _log.error("a write failed after its client had gone", exc_info=error)
@@ -104,6 +113,19 @@ class Writes:
             self._under_way -= 1
             if not slot.filled:
                 slot.fail(CommitUnknown("the service was stopped; the request can be repeated"))
+
+    @asynccontextmanager
+    async def _abreast(self, business_id: int | None) -> AsyncIterator[None]:
+        if business_id is None:
+            yield
+            return
+        lane = self._lanes.setdefault(business_id, trio.CapacityLimiter(ABREAST))
+        try:
+            async with lane:
+                yield
+        finally:
+            if not lane.borrowed_tokens and not lane.statistics().tasks_waiting:
+                self._lanes.pop(business_id, None)
 
     def __repr__(self) -> str:
         return f"<Writes {self._under_way} of {self._most} under way>"

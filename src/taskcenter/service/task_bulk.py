@@ -73,7 +73,7 @@ class TaskBulk:
                 self.tools.withdraw(task)
             return len(tasks)
 
-        return await self.tools.writes.call(cancel)
+        return await self.tools.writes.call(cancel, business.id)
 
     async def redeliver(self, principal: Principal, where: TaskFilter, limit: int, *, dry_run: bool) -> BulkRedelivered:
         """Up to `limit` finished tasks that match, the newest first. Raises `TooMany` if not even one has room."""
@@ -90,7 +90,9 @@ class TaskBulk:
                 return BulkRedelivered(max(min(matched, limit), seen), redelivered, more=False)
             before = tasks[-1].id
             seen += len(tasks)
-            done, full = await self.tools.writes.call(partial(self._redeliver_step, principal, business, tasks))
+            done, full = await self.tools.writes.call(
+                partial(self._redeliver_step, principal, business, tasks), business.id
+            )
             redelivered += done
             if full is not None:
                 if not redelivered:

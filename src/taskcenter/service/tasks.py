@@ -108,6 +108,7 @@ class TaskService:
         audit = audit_entry(principal, business.id, now, "task.update", task_id)
         task = await find(self.tools.store, business, task_id)
         return await self._change(
+            business,
             lambda: self.tools.store.update(
                 business.id, task.id, change, expected_version=expected_version, now=now, audit=audit
             ),
@@ -122,6 +123,7 @@ class TaskService:
         audit = audit_entry(principal, business.id, now, "task.run", task_id)
         task = await find(self.tools.store, business, task_id)
         return await self._change(
+            business,
             lambda: self.tools.store.run_now(business.id, task.id, now, audit),
             "not_runnable",
             "only a task that waits can be run now",
@@ -136,18 +138,21 @@ class TaskService:
         if task.status in TERMINAL and task.deadline_at is not None and task.deadline_at < now:
             raise Conflict("not_redeliverable", "the task's deadline has passed; no attempt may start after it")
         return await self._change(
+            business,
             lambda: self.tools.store.redeliver(business.id, task.id, now, now, audit, business.max_active_tasks),
             "not_redeliverable",
             "only a task that has ended can be delivered again",
         )
 
-    async def _change(self, work: Callable[[], Awaitable[ChangeResult]], code: str, refusal: str) -> Task:
+    async def _change(
+        self, business: Business, work: Callable[[], Awaitable[ChangeResult]], code: str, refusal: str
+    ) -> Task:
         async def change() -> Task:
             task = changed(await work(), code, refusal).task
             self.tools.nudge(task)
             return task
 
-        return await self.tools.writes.call(change)
+        return await self.tools.writes.call(change, business.id)
 
     async def cancel(self, principal: Principal, task_id: str) -> Cancelled:
         """Raises `Conflict('not_cancellable')`."""
@@ -177,7 +182,7 @@ class TaskService:
                 self.tools.engine.offer(ref_of(call))
             return Cancelled(result.task, result.cancelled_in_flight and not withdrawn)
 
-        return await self.tools.writes.call(cancel)
+        return await self.tools.writes.call(cancel, business.id)
 
     async def _still_in_flight(self, result: Changed, now: int) -> bool:
         """Of a task cancelled before: whether its last attempt was sent, has no end in the history, and has time left.

@@ -39,14 +39,14 @@ class SqlEngineStore:
     """See `interface.EngineStore`."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
-        self._database = self._claims = self._outcomes = database
+        self._database = self._claims = self._outcomes = self._sweeps = database
         self._vault = vault
         # Claims whose COMMIT was not answered, by task: changed by `claim` only.
         self._unanswered: dict[str, ClaimRequest] = {}
 
-    def use_lanes(self, claims: Database, outcomes: Database) -> None:
-        """From now on claims and outcomes go over these."""
-        self._claims, self._outcomes = claims, outcomes
+    def use_lanes(self, claims: Database, outcomes: Database, sweeps: Database) -> None:
+        """From now on claims, outcomes and the reading of what is due go over these."""
+        self._claims, self._outcomes, self._sweeps = claims, outcomes, sweeps
 
     # --- due -------------------------------------------------------------------------------------------------------
 
@@ -80,7 +80,7 @@ class SqlEngineStore:
         async def work(connection: Connection) -> list[Row]:
             return await connection.fetch(text, params)
 
-        return [ref_of(row) for row in await self._database.read(work)]
+        return [ref_of(row) for row in await self._sweeps.read(work)]
 
     # --- claims ----------------------------------------------------------------------------------------------------
 

@@ -51,9 +51,9 @@ class SqlStore:
         """Connect. Raises StoreUnavailable or ConfigError; may be called again then. The schema is for `migrate`."""
         await self._database.open()
         if not self._lanes:
-            self._lanes = [await self._database.lane(name) for name in ("claims", "outcomes", "leases")]
-            claims, outcomes, leases = self._lanes
-            self.engine.use_lanes(claims, outcomes)
+            self._lanes = [await self._database.lane(name) for name in ("claims", "outcomes", "sweeps", "leases")]
+            claims, outcomes, sweeps, leases = self._lanes
+            self.engine.use_lanes(claims, outcomes, sweeps)
             self.leases.use_lane(leases)
 
     async def aclose(self) -> None:
@@ -95,7 +95,7 @@ def open_store(
 ) -> SqlStore:
     """A store on this database, still to be opened. Raises ConfigError for a wrong URL or unusable TLS files.
 
-    `pool_size` bounds the connections of a server besides the three lanes. `in_loop`, `durable` and `lease_clock` are
+    `pool_size` bounds the connections of a server besides the four lanes. `in_loop`, `durable` and `lease_clock` are
     for SQLite: no thread, no wait for the disk, another clock for leases.
     """
     parsed = parse_database_url(url) if isinstance(url, str) else url
