@@ -29,7 +29,7 @@ from taskcenter.actors.breakers import Breakers
 from taskcenter.actors.budget import RestartBudget
 from taskcenter.actors.expiry import expire
 from taskcenter.actors.flows import Flow, Flows
-from taskcenter.actors.hold import Hold
+from taskcenter.actors.hold import Hold, breaker_hold
 from taskcenter.actors.limiter import WINDOW_MS, SlidingWindowLimiter
 from taskcenter.actors.mailbox import Mailbox, Offer
 from taskcenter.actors.outcome import Health
@@ -234,10 +234,7 @@ class BusinessActor:
 
     def _host_hold(self, host: str, now: int) -> Hold | None:
         breaker = self.breakers.of(host)
-        if breaker.admits(now):
-            return None
-        waits = "its probe is on its way" if breaker.state is BreakerState.HALF_OPEN else f"open: {breaker.cause}"
-        return Hold("breaker", breaker.next_probe_at, f"breaker of {host} is {waits}")
+        return None if breaker.admits(now) else breaker_hold(host, breaker)
 
     def _unpark(self, flow_key: str | None) -> None:
         """The flow may have room: let its next be looked at, in this round or the following."""

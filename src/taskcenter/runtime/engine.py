@@ -167,6 +167,7 @@ class Engine:
         while True:
             await trio.sleep(1)
             self._clock.observe_wall()
+            self._parts.metrics.wheel_timers.set(len(self._wheel))
             self._registry.measure()
 
     # --- the ways of a reference --------------------------------------------------------------------------------
