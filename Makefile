@@ -1,12 +1,14 @@
 # On a machine with Python 3.11 to 3.13 and make, every target here brings what it needs.
 # PYTHON=…      the interpreter to build .venv with (default: the first of python3.11, 3.12, 3.13, python3 that fits)
 # PYTEST_ARGS=… passed on to pytest by `make test`, e.g. PYTEST_ARGS='tests/wheel -x'
+# WORKERS=2      test processes side by side, each with servers of its own; 0 runs the tests in one
 # TASKCENTER_TEST_MYSQL_URL=mysql://user:password@host:port/   tests use this server instead of starting their own
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
 BIN := .venv/bin
 LOCKS := requirements/build.lock pyproject.toml scripts/build-venv
+WORKERS ?= 2
 export PYTHON
 
 .PHONY: help run test lint fix bench docs lock servers clean
@@ -25,7 +27,7 @@ run: .venv/run.stamp ## start the service with a demo business and show callback
 
 test: .venv/dev.stamp ## run every test, on SQLite, MariaDB and MySQL; PYTEST_ARGS='…' to choose
 	@sh scripts/prepare-test-servers
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 lint: .venv/dev.stamp ## check style, types, layers and known vulnerabilities
 	@sh scripts/lint

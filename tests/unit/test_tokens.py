@@ -220,7 +220,9 @@ def issuer(folder: Path, *keys: dict[str, Any]) -> ExternalIssuer:
     return ExternalIssuer(path, issuer="https://id.example", audience="taskcenter", business_claim="shop")
 
 
-@pytest.mark.parametrize(("key", "algorithm"), [(_rsa, "RS256"), (_ec, "ES256"), (_ed, "EdDSA")], ids=str)
+@pytest.mark.parametrize(
+    ("key", "algorithm"), [(_rsa, "RS256"), (_ec, "ES256"), (_ed, "EdDSA")], ids=["rsa", "ec", "ed"]
+)
 def test_an_external_token_is_taken(tmp_path: Path, key: Any, algorithm: str) -> None:
     token = jwt.encode(EXTERNAL, key, algorithm, headers={"kid": "a"})
     claims = issuer(tmp_path, jwk(key, "a")).verify(token, read_header(token), NOW)
@@ -271,6 +273,7 @@ def test_a_key_may_be_used_with_its_own_algorithm_only(tmp_path: Path) -> None:
         json.dumps({"keys": [{**jwk(_ed, "a"), "use": "enc"}]}),
         json.dumps({"keys": [{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "kid": "a"}]}),
     ],
+    ids=range(15),
 )  # fmt: skip
 def test_a_file_that_is_no_set_of_public_keys_ends_the_start_in_one_line(tmp_path: Path, document: str) -> None:
     path = tmp_path / "jwks.json"
