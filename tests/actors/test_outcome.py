@@ -336,9 +336,9 @@ def test_every_end_is_told_once_a_run(status: Status) -> None:
 
 def test_an_end_outside_of_an_attempt_gives_birth_to_the_same_task_however_often_it_is_decided() -> None:
     ended = claimed(finish_url=URL, status=Status.CANCELLED, finish_reason=FinishReason.CANCELLED)
-    born = finish_of(END)(ended)
+    born = finish_of(END)(ended, None)
     assert born is not None
-    assert born == finish_of(END)(ended)
-    other = finish_of(END)(replace(ended, run=2))
+    assert born == finish_of(END)(ended, None)
+    other = finish_of(END)(replace(ended, run=2), None)
     assert other is not None
     assert other.id != born.id

@@ -89,8 +89,8 @@ class Instance:
         """As a power failure: at once, with nothing handed over."""
         self.scope.cancel()
 
-    def count(self, name: str) -> float:
-        return self.metrics.registry.get_sample_value(f"taskcenter_{name}") or 0.0
+    def count(self, name: str, **labels: str) -> float:
+        return self.metrics.registry.get_sample_value(f"taskcenter_{name}", labels) or 0.0
 
 
 @dataclass

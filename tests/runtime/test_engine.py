@@ -223,6 +223,13 @@ async def test_a_task_whose_senders_die_three_times_is_a_suspect_and_the_others_
         await the.settled([later])
         [finish] = [call for call in the.receivers.calls if call.url.endswith("/finished")]
         assert finish.body["finish_reason"] == "crash_suspect"
+        last = (await the.history(poison))[-1]
+        assert finish.body["last_execution"]["id"] == last.id
+        assert finish.body["last_execution"]["status"] == "interrupted"
+        taker = the.instances[name]
+        assert taker.count("tasks_finished_total", business=CODES[0], status="failed") == 1
+        assert taker.count("callbacks_total", business=CODES[0], outcome="interrupted") == 1
+        assert [rule for rule, _ in the.alerts].count("crash_suspect") == 1
 
 
 async def test_a_handed_over_shard_goes_on_at_once(autojump_clock: object) -> None:

@@ -10,6 +10,7 @@ from tests.store.store_kit import (
     audit_entry,
     claim,
     create,
+    execution,
     move,
     new_task,
     outcome,
@@ -19,6 +20,7 @@ from tests.store.store_kit import (
 from taskcenter.errors import TooMany
 from taskcenter.store.records import (
     Changed,
+    Execution,
     Missing,
     NewTask,
     Task,
@@ -47,6 +49,12 @@ RICH = {
 }
 
 
+async def stored(store: SqlStore, task: Task) -> Task:
+    found = await store.tasks.get(BUSINESS, task.id)
+    assert found is not None
+    return found
+
+
 async def end(store: SqlStore, task: Task, status: Status = Status.SUCCEEDED) -> Task:
     """Through a claim to a terminal state."""
     claimed = await claim(store, task)
@@ -54,8 +62,7 @@ async def end(store: SqlStore, task: Task, status: Status = Status.SUCCEEDED) ->
     await store.engine.record(
         [outcome(claimed, move(claimed, status, finish_reason=reasons.get(status), last_error="bad"))], NOW
     )
-    ended = await store.tasks.get(BUSINESS, task.id)
-    assert ended is not None
+    ended = await stored(store, task)
     assert ended.status is status
     return ended
 
@@ -187,13 +194,41 @@ async def test_cancel_gives_birth_to_the_finish_call(store: SqlStore) -> None:
     (task,) = await create(store, new_task(finish_url="http://f/"))
     child = new_task(f"finish-{task.id}", kind=TaskKind.FINISH)
 
-    def finish(ended: Task) -> NewTask | None:
+    def finish(ended: Task, last: Execution | None) -> NewTask | None:
         assert ended.status is Status.CANCELLED
+        assert last is None
         return child if ended.finish_url else None
 
     await store.tasks.cancel(BUSINESS, task.id, NOW, audit_entry(), finish=finish)
     assert await store.tasks.get(BUSINESS, child.id) == born(child)
     assert await counters(store) == {"active": 0, "created": 1, "cancelled": 1}
+
+
+async def test_the_finish_call_of_each_cancelled_task_gets_its_own_last_attempt(store: SqlStore) -> None:
+    """Cancelled one by one or by filter; an attempt on its way has no end to tell of yet."""
+    await own_shards(store)
+    never, once, twice, running, silent = await create(
+        store, *[new_task(finish_url="http://f/") for _ in range(4)], new_task()
+    )
+    for task, attempts in ((once, 1), (twice, 2), (running, 1), (silent, 1)):
+        for _ in range(attempts):
+            claimed = await claim(store, await stored(store, task))
+            again = move(claimed, Status.RETRYING, next_execute_at=NOW)
+            await store.engine.record([outcome(claimed, again)], NOW)
+    await claim(store, await stored(store, running))
+    told: dict[str, Execution | None] = {}
+
+    def finish(ended: Task, last: Execution | None) -> NewTask | None:
+        told[ended.id] = last
+        return new_task(f"finish-{ended.id}", kind=TaskKind.FINISH)
+
+    await store.tasks.cancel(BUSINESS, twice.id, NOW, audit_entry(), finish=finish)
+    await store.tasks.cancel_matching(BUSINESS, TaskFilter(), 9, NOW, audit_entry(), finish=finish)
+    numbers = {task_id: last and last.number for task_id, last in told.items()}
+    assert numbers == {never.id: None, once.id: 1, twice.id: 2, running.id: 1}
+    assert told[once.id] == replace(
+        execution(await stored(store, once), number=1), request_headers={}, response_headers={}, response_body=None
+    )
 
 
 async def test_cancel_matching(store: SqlStore) -> None:

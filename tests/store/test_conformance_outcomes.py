@@ -193,12 +193,12 @@ async def test_late_outcome_of_a_recovered_row_is_superseded(store: SqlStore) ->
     task = await claimed(store)
     await store.leases.retire("one")
     await own_shards(store, instance="two")
-    (ref,) = await store.engine.recover({SHARD: TERM + 1}, NOW, 10)
+    (recovered,) = await store.engine.recover({SHARD: TERM + 1}, NOW, 10)
     before = await stored(store, task)
     for to in (move(task, Status.SUCCEEDED), retry(task)):  # the second looks just like the recovered row
         assert await store.engine.record([outcome(task, to)], NOW) == [Superseded()]
     assert await stored(store, task) == before
-    assert before.ref == ref
+    assert before.ref == recovered.ref
     (attempt,) = await store.tasks.executions(BUSINESS, task.id, None, 9)
     assert attempt.status is ExecutionStatus.INTERRUPTED
     assert (await counters(store)).callbacks == 1

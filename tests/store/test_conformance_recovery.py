@@ -51,12 +51,12 @@ async def test_recovered_is_due_now_as_the_same_attempt(store: SqlStore) -> None
     lost = await claim(store, running, now=CLAIMED_AT)
     await store.engine.record([outcome(await claim(store, done))], NOW)
     assert await lose_owner(store, "two") == NEXT
-    refs = await store.engine.recover(NEXT, NOW + 99, 10)
+    found = await store.engine.recover(NEXT, NOW + 99, 10)
     recovered = replace(
         lost, status=Status.RETRYING, interruptions=1, next_execute_at=NOW + 99, version=3, updated_at=NOW + 99
     )
     assert await stored(store, running) == recovered
-    assert refs == [recovered.ref]
+    assert found == [replace(recovered, headers={}, payload=b"")]
     assert await store.tasks.executions(BUSINESS, running.id, None, 9) == [
         Execution(
             running.id, BUSINESS, 1, 1, 1, TERM, NOW, CLAIMED_AT, 0.0, 40.0, ExecutionStatus.INTERRUPTED,
@@ -99,32 +99,35 @@ async def test_only_the_shards_named_are_recovered(store: SqlStore) -> None:
     await store.leases.retire("one")
     terms = await own_shards(store, [SHARD, other], instance="two")
     assert terms == {SHARD: 2, other: 2}
-    (ref,) = await store.engine.recover({other: 2}, NOW, 10)
-    assert ref.task_id == others.id
-    (ref,) = await store.engine.recover(terms, NOW, 10)
-    assert ref.task_id == mine.id
+    (task,) = await store.engine.recover({other: 2}, NOW, 10)
+    assert task.id == others.id
+    (task,) = await store.engine.recover(terms, NOW, 10)
+    assert task.id == mine.id
 
 
 async def test_three_in_a_row_is_a_crash_suspect(store: SqlStore) -> None:
     (task,) = await create(store, new_task(finish_url="http://f/"))
     child = new_task(f"{task.id}-1", kind=TaskKind.FINISH)
-    seen: list[Task] = []
+    seen: list[tuple[Task, Execution | None]] = []
 
-    def finish(ended: Task) -> NewTask | None:
-        seen.append(ended)
+    def finish(ended: Task, last: Execution | None) -> NewTask | None:
+        seen.append((ended, last))
         return child
 
     await own_shards(store)
     for number in range(1, 4):
         await claim(store, await stored(store, task), term=number)
         terms = await lose_owner(store, f"heir-{number}")
-        refs = await store.engine.recover(terms, NOW + number, 10, finish=finish)
-        assert len(refs) == (1 if number < 3 else 0)
+        (found,) = await store.engine.recover(terms, NOW + number, 10, finish=finish)
+        assert found.status is (Status.RETRYING if number < 3 else Status.FAILED)
     failed = await stored(store, task)
     assert (failed.status, failed.finish_reason) == (Status.FAILED, FinishReason.CRASH_SUSPECT)
     assert (failed.interruptions, failed.next_execute_at, failed.finished_at) == (3, None, NOW + 3)
     assert failed.last_error is not None
-    assert [replace(ended, headers=task.headers, payload=task.payload) for ended in seen] == [failed]
+    ((ended, last),) = seen
+    assert replace(ended, headers=task.headers, payload=task.payload) == failed
+    assert last is not None
+    assert (last.number, last.status) == (3, ExecutionStatus.INTERRUPTED)
     assert await store.tasks.get(BUSINESS, child.id) == born(child)
     assert len(await store.tasks.executions(BUSINESS, task.id, None, 9)) == 3
     assert await store.businesses.counters(BUSINESS) == Counters(BUSINESS, 0, 1, 0, 1, 0, 0, callbacks=3)
@@ -156,10 +159,11 @@ async def test_pages_of_recovery(store: SqlStore) -> None:
 
     await database_of(store).write(wear_out)
     terms = await lose_owner(store, "two")
-    found = [ref.task_id for ref in await store.engine.recover(terms, NOW, 2)]
-    assert len(found) == 2  # pages of failed ones alone do not look like the end
-    found += [ref.task_id for ref in await store.engine.recover(terms, NOW, 2)]
-    assert sorted(found) == [task.id for task in made[4:]]
+    found: list[str] = []
+    while page := await store.engine.recover(terms, NOW, 2):
+        assert len(page) <= 2
+        found += [task.id for task in page]
+    assert sorted(found) == [task.id for task in made]
     assert (await store.tasks.status_counts(BUSINESS))[Status.FAILED] == 4
 
 
@@ -167,8 +171,8 @@ async def test_hidden_tasks_are_recovered_and_not_counted(store: SqlStore) -> No
     (hidden,) = await create(store, new_task(kind=TaskKind.FINISH))
     await own_shards(store)
     await claim(store, hidden)
-    (ref,) = await store.engine.recover(await lose_owner(store, "two"), NOW, 10)
-    assert ref.task_id == hidden.id
+    (task,) = await store.engine.recover(await lose_owner(store, "two"), NOW, 10)
+    assert task.id == hidden.id
     assert await store.businesses.counters(BUSINESS) == Counters(BUSINESS, 0, 0, 0, 0, 0, 0, 0)
 
 
@@ -182,8 +186,8 @@ async def test_what_cannot_be_opened_is_recovered_all_the_same(store: SqlStore) 
         await connection.execute("UPDATE tasks SET payload = ? WHERE id = ?", (b"\x01\x02k9" + bytes(40), made[0].id))
 
     await database_of(store).write(damage)
-    refs = await store.engine.recover(await lose_owner(store, "two"), NOW, 10)
-    assert [ref.task_id for ref in refs] == [task.id for task in made]
+    found = await store.engine.recover(await lose_owner(store, "two"), NOW, 10)
+    assert [task.id for task in found] == [task.id for task in made]
 
 
 # --- recent sends --------------------------------------------------------------------------------------------------

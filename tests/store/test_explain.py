@@ -26,10 +26,10 @@ from tests.store.store_kit import (
     vault,
 )
 
-from taskcenter.store.connection import Connection, Param
+from taskcenter.store.connection import Connection, Param, Row
 from taskcenter.store.engine_records import ClaimRequest, Settlement
 from taskcenter.store.records import Task, TaskChange, TaskFilter
-from taskcenter.store.rows import born, execution_row, new_task_row
+from taskcenter.store.rows import born, execution_row, new_task_row, to_json
 from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.statements import engine, tasks
 from taskcenter.store.statements.text import chunks, insert
@@ -199,6 +199,7 @@ async def test_api_verbs(full: SqlStore) -> None:
         tasks_of.update(BUSINESS, one.id, TaskChange(tags=("x",)), expected_version=None, now=NOW, audit=entry),
         tasks_of.run_now(BUSINESS, two.id, NOW, entry),
         tasks_of.cancel(BUSINESS, three.id, NOW, entry),
+        tasks_of.cancel_matching(BUSINESS, TaskFilter(statuses=ACTIVE), 50, NOW, entry),
         tasks_of.redeliver(BUSINESS, done.id, NOW, NOW, entry, 100_000),
         tasks_of.status_counts(BUSINESS),
         tasks_of.count(BUSINESS, TaskFilter(callback_host=HOSTS[1]), 100),
@@ -209,6 +210,19 @@ async def test_api_verbs(full: SqlStore) -> None:
     for call in calls:
         for plan in await plans(full, call):
             assert not any(step.whole for step in plan.steps if step.table in BIG), plan
+
+
+async def test_the_last_attempts_of_tasks_that_end(full: SqlStore) -> None:
+    """What a finish call tells of is found by its key alone."""
+    ids = [{"id": task.id} for task in await some_tasks(full, Status.SUCCEEDED, 50)]
+    database = database_of(full)
+
+    async def last_attempts(connection: Connection) -> list[Row]:
+        return await connection.fetch(tasks.LAST_ATTEMPTS.on(connection.dialect), (to_json(ids),))
+
+    (found,) = await plans(full, database.read(last_attempts))
+    assert found.indexes("task_executions") == {"PRIMARY"}, found
+    assert not any(step.whole for step in found.steps if step.table in BIG), found
 
 
 async def test_purge_finds_each_stage_by_an_index(full: SqlStore) -> None:

@@ -116,8 +116,8 @@ async def test_steal_waits_until_a_claim_is_over(two: Two, migrated_url: str) ->
     assert [task.id for task in claimed] == [first.id]
     assert (await thief.leases.acquire("two", [SHARD]))[SHARD] == TERM + 1
     assert await two[0].engine.claim([request(second)], NOW) == []  # the old term claims nothing any more
-    (ref,) = await thief.engine.recover({SHARD: TERM + 1}, NOW, 10)
-    assert ref.task_id == first.id
+    (recovered,) = await thief.engine.recover({SHARD: TERM + 1}, NOW, 10)
+    assert recovered.id == first.id
 
 
 async def test_steals_and_claims_at_random(two: Two) -> None:

@@ -135,8 +135,8 @@ async def test_outcome_against_recovery(two: Two) -> None:
                 told[given.task_id] = isinstance(result, Applied)
 
     async def recover_all() -> None:
-        while refs := await other.engine.recover(terms, NOW, 3):
-            recovered.update(ref.task_id for ref in refs)
+        while tasks_ := await other.engine.recover(terms, NOW, 3):
+            recovered.update(task.id for task in tasks_)
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(record_all)

@@ -16,10 +16,10 @@ from taskcenter.store.records import Execution, NewTask, Task
 from taskcenter.task import FlowLimit, TaskRef
 
 
-def finish_of(now_ms: int, last: Execution | None = None) -> FinishOf:
-    """For tasks that end at `now_ms`. `last`: the attempt to tell of, when there is only one such task."""
+def finish_of(now_ms: int) -> FinishOf:
+    """For tasks that end at `now_ms`."""
 
-    def finish(task: Task) -> NewTask | None:
+    def finish(task: Task, last: Execution | None) -> NewTask | None:
         move = Move(
             status=task.status,
             current_retry=task.current_retry,

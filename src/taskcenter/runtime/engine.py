@@ -31,8 +31,8 @@ from taskcenter.runtime.views import business_view, wait_view
 from taskcenter.service.engine_port import BusinessView, WaitView
 from taskcenter.store.engine_records import ClaimRequest, Outcome, Recorded
 from taskcenter.store.interface import Store
-from taskcenter.store.records import Business, Task
-from taskcenter.task import TaskRef
+from taskcenter.store.records import Business, ExecutionStatus, Task, TaskKind
+from taskcenter.task import TERMINAL, TaskRef
 from taskcenter.tracing import AttemptTracer
 from taskcenter.wheel.driver import WheelDriver
 from taskcenter.wheel.loader import Loader
@@ -193,9 +193,15 @@ class Engine:
     def _deliver(self, ref: TaskRef) -> None:
         self._registry.offer(ref)
 
-    def _recovered(self, refs: list[TaskRef]) -> None:
-        """They are overdue: the loader finds them first when their shard is announced."""
-        self._log.info("interrupted attempts recovered", tasks=len(refs))
+    def _recovered(self, tasks: list[Task]) -> None:
+        """Those that wait are overdue: the loader finds them first when their shard is announced."""
+        metrics = self._parts.metrics
+        self._log.info("interrupted attempts recovered", tasks=len(tasks))
+        for task in tasks:
+            metrics.callbacks.labels(task.business_code, ExecutionStatus.INTERRUPTED.value).inc()
+            if task.status in TERMINAL and task.kind is TaskKind.CALLBACK:
+                metrics.tasks_finished.labels(task.business_code, task.status.value).inc()
+                self._parts.alert("crash_suspect", f"task {task.id} ended: {task.last_error}")
 
     def _gained(self, shards: frozenset[int]) -> None:
         self._loader.add_shards(shards)

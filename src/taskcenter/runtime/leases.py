@@ -31,7 +31,8 @@ from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.identity import surely_dead
 from taskcenter.store.interface import EngineStore, LeaseStore
-from taskcenter.task import SHARDS, TaskRef
+from taskcenter.store.records import Task
+from taskcenter.task import SHARDS
 
 MARGIN_S: Final = 1.5
 STALL_MARGIN_S: Final = 2.0
@@ -64,7 +65,7 @@ class LeaseKeeper:
         gained: Callable[[frozenset[int]], None],
         lost: Callable[[frozenset[int]], None],
         settled: Callable[[frozenset[int]], Awaitable[None]],
-        recovered: Callable[[list[TaskRef]], None],
+        recovered: Callable[[list[Task]], None],
     ) -> None:
         self._store = store
         self._engine_store = engine_store
@@ -236,13 +237,13 @@ class LeaseKeeper:
         """
         if not terms:
             return
-        while refs := await self._recover(terms):
-            self._recovered(refs)
+        while tasks := await self._recover(terms):
+            self._recovered(tasks)
         self._terms.update(terms)
         self._log.info("shards taken", shards=len(terms))
         self._gained(frozenset(terms))
 
-    async def _recover(self, terms: dict[int, int]) -> list[TaskRef]:
+    async def _recover(self, terms: dict[int, int]) -> list[Task]:
         now = self._now_ms()
         return await self._engine_store.recover(terms, now, RECOVER_PAGE, finish=finish_of(now))
 

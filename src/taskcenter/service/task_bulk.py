@@ -67,10 +67,12 @@ class TaskBulk:
         now = self.tools.clock.now_ms()
         audit = audit_entry(principal, business.id, now, "task.cancel_matching", _spelled(where))
 
+        finish = finish_of(now)
+
         async def cancel() -> int:
-            tasks = await self.tools.store.cancel_matching(business.id, where, step, now, audit, finish=finish_of(now))
+            tasks = await self.tools.store.cancel_matching(business.id, where, step, now, audit, finish=finish)
             for task in tasks:
-                self.tools.withdraw(task)
+                self.tools.cancelled(task, finish)
             return len(tasks)
 
         return await self.tools.writes.call(cancel, business.id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from taskcenter.actors.finish import ref_of
 from taskcenter.clock import Clock
 from taskcenter.errors import Conflict, NotFound
 from taskcenter.ids import is_id
@@ -11,6 +12,7 @@ from taskcenter.metrics import Metrics
 from taskcenter.service.engine_port import Engine
 from taskcenter.service.shielded import Writes
 from taskcenter.service.task_input import CheckUrl
+from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.interface import TaskStore
 from taskcenter.store.records import Business, Changed, ChangeResult, Missing, Task, TaskKind, VersionMismatch
 
@@ -31,9 +33,13 @@ class TaskTools:
         if task.ref is not None:
             self.engine.offer(task.ref)
 
-    def withdraw(self, task: Task) -> bool:
-        """Of a cancelled task: whether an attempt was held here, unsent, and never will be sent. Counts it as ended."""
+    def cancelled(self, task: Task, finish: FinishOf) -> bool:
+        """Tell of a cancelled task: it counts as ended, and the call of its finish_url is due. Returns whether an attempt
+        of it was held here, unsent, and never will be sent.
+        """
         self.metrics.tasks_finished.labels(task.business_code, task.status.value).inc()
+        if (call := finish(task, None)) is not None:
+            self.engine.offer(ref_of(call))
         return self.engine.withdraw(task.id, task.business_id)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
-from taskcenter.actors.finish import finish_of, last_of, ref_of
+from taskcenter.actors.finish import finish_of
 from taskcenter.errors import Conflict, FieldFault, InvalidInput
 from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.explain import Explanation, explain
@@ -167,7 +167,7 @@ class TaskService:
     async def _cancel(self, principal: Principal, business: Business, task: Task) -> Cancelled:
         now = self.tools.clock.now_ms()
         audit = audit_entry(principal, business.id, now, "task.cancel", task.id)
-        finish = finish_of(now, await last_of(self.tools.store, task))
+        finish = finish_of(now)
 
         async def cancel() -> Cancelled:
             result = changed(
@@ -177,9 +177,7 @@ class TaskService:
             )
             if result.previous is Status.CANCELLED:
                 return Cancelled(result.task, await self._still_in_flight(result, now))
-            withdrawn = self.tools.withdraw(result.task)
-            if (call := finish(result.task)) is not None:
-                self.tools.engine.offer(ref_of(call))
+            withdrawn = self.tools.cancelled(result.task, finish)
             return Cancelled(result.task, result.cancelled_in_flight and not withdrawn)
 
         return await self.tools.writes.call(cancel, business.id)

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from taskcenter.errors import TooMany
 from taskcenter.store import audit as chains
 from taskcenter.store.connection import Connection, Param, QueryFault
-from taskcenter.store.creation import ROWS_AT_ONCE
 from taskcenter.store.engine_records import FinishOf
+from taskcenter.store.finishing import tell_ends
 from taskcenter.store.ledger import Deltas, count, lock_active
 from taskcenter.store.records import (
     UNSET,
@@ -21,7 +21,6 @@ from taskcenter.store.records import (
     ChangeResult,
     Missing,
     NewAuditEntry,
-    NewTask,
     Task,
     TaskChange,
     TaskFilter,
@@ -29,9 +28,9 @@ from taskcenter.store.records import (
     VersionMismatch,
     WrongState,
 )
-from taskcenter.store.rows import new_task_row, open_task, optional_json, seal_headers, seal_payload, to_json
+from taskcenter.store.rows import open_task, optional_json, seal_headers, seal_payload, to_json
 from taskcenter.store.statements import tasks as sql
-from taskcenter.store.statements.text import chunks, fetch_in
+from taskcenter.store.statements.text import fetch_in
 from taskcenter.store.task_queries import matching_ids
 from taskcenter.store.vault import Vault
 from taskcenter.task import ACTIVE, TERMINAL, WAITING, FinishReason, Status
@@ -186,21 +185,13 @@ async def _cancel(connection: Connection, tasks: Sequence[Task], call: Change, f
         )
         for task in tasks
     ]  # fmt: skip
-    if finish is not None:
-        await insert_finish(connection, call.vault, [new for task in cancelled if (new := finish(task)) is not None])
+    await tell_ends(connection, call.vault, cancelled, finish)
     deltas = Deltas()
     for task in tasks:
         deltas[task.business_id].move(task.status, Status.CANCELLED)
     await count(connection, deltas)
     await chains.append_audit(connection, [call.audit])
     return cancelled
-
-
-async def insert_finish(connection: Connection, vault: Vault, tasks: Sequence[NewTask]) -> None:
-    """The hidden tasks that call finish_urls; one that is there already stays."""
-    for some in chunks(tasks, ROWS_AT_ONCE):
-        rows = [new_task_row(task, vault) for task in some]
-        await connection.insert_many(sql.INSERT_FINISH.on(connection.dialect), rows)
 
 
 async def redeliver(connection: Connection, call: Change, due_at: int, max_active: int) -> ChangeResult:

@@ -153,19 +153,19 @@ class SqlEngineStore:
 
     async def recover(
         self, terms: Mapping[int, int], now: int, limit: int, *, finish: FinishOf | None = None
-    ) -> list[TaskRef]:
-        """Pages whose tasks were all given up do not count as the end: see `recovery`."""
+    ) -> list[Task]:
+        """Pages whose rows went on meanwhile do not count as the end: see `recovery`."""
         if not terms:
             return []
-        due: list[TaskRef] = []
+        recovered: list[Task] = []
         while True:
-            wanted = limit - len(due)
+            wanted = limit - len(recovered)
             page = await self._database.write(
                 partial(recovery.recover, vault=self._vault, terms=terms, now=now, limit=wanted, finish=finish)
             )
-            due += page.due
-            if page.seen < wanted or len(due) >= limit:
-                return due
+            recovered += page.recovered
+            if page.seen < wanted or len(recovered) >= limit:
+                return recovered
 
     async def recent_sends(self, business_id: int, since: int, limit: int) -> list[SendPoint]:
         async def work(connection: Connection) -> tuple[list[Row], list[Row]]:

@@ -78,10 +78,10 @@ class Superseded:
 
 Recorded = Applied | Stale | Superseded
 
-# The finish_url's own task for a task that has just ended, or None. Called inside the transaction that ends it, perhaps
-# twice and perhaps in another thread, so it must be pure: draw identifiers beforehand. `recover` hands it the task with
-# headers and payload left empty.
-FinishOf = Callable[[Task], NewTask | None]
+# The finish_url's own task for a task that has just ended, its last attempt given (None: it had none), or None. Called
+# inside the transaction that ends it, perhaps twice and perhaps in another thread, so it must be pure: draw identifiers
+# beforehand. `recover` hands it the task with headers and payload left empty; the attempt is without its data always.
+FinishOf = Callable[[Task, Execution | None], NewTask | None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,9 +168,10 @@ class EngineStore(Protocol):
 
     async def recover(
         self, terms: Mapping[int, int], now: int, limit: int, *, finish: FinishOf | None = None
-    ) -> list[TaskRef]:
+    ) -> list[Task]:
         """Rows running under a term older than the shard's `terms[shard]`: interrupted in history, due now; three in a
-        row → failed/crash_suspect. Returns those that are due, at most `limit`; fewer means that none are left."""
+        row → failed/crash_suspect. Returns them as they are now, without headers and payload, at most `limit`; fewer
+        means that none are left."""
 
     async def recent_sends(self, business_id: int, since: int, limit: int) -> list[SendPoint]:
         """Oldest first, claims on their way included (by their scheduled time)."""

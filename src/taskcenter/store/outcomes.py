@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from taskcenter.store import audit as chains
-from taskcenter.store.changes import exactly, insert_finish
+from taskcenter.store.changes import exactly
 from taskcenter.store.connection import Connection, Row
 from taskcenter.store.engine_records import Applied, Move, Outcome, Recorded, Settlement, Stale, Superseded
 from taskcenter.store.fence import held
+from taskcenter.store.finishing import insert_finish
 from taskcenter.store.ledger import Deltas, count
 from taskcenter.store.records import Execution, ExecutionStatus, NewTask, Task, TaskKind
 from taskcenter.store.rows import EXECUTION_STATUSES, KINDS, STATUSES, clipped, execution_row, open_task, to_json

@@ -14,17 +14,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from taskcenter.store.changes import exactly, insert_finish
+from taskcenter.store.changes import exactly
 from taskcenter.store.connection import Connection
 from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.fence import held
+from taskcenter.store.finishing import tell_ends
 from taskcenter.store.ledger import Deltas, count
-from taskcenter.store.records import Execution, ExecutionStatus, NewTask, Task, TaskKind
+from taskcenter.store.records import Execution, ExecutionStatus, Task, TaskKind
 from taskcenter.store.rows import execution_row, open_task, to_json
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements.text import fetch_in
 from taskcenter.store.vault import Vault
-from taskcenter.task import FinishReason, Status, TaskRef
+from taskcenter.task import FinishReason, Status
 
 MOST_INTERRUPTIONS: Final = 3
 INTERRUPTED: Final = "the sender was lost before the outcome was recorded"
@@ -33,8 +34,8 @@ CRASH_SUSPECT: Final = f"its sender was lost {MOST_INTERRUPTIONS} times in a row
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    seen: int  # rows recovered: fewer than asked for means that none are left
-    due: list[TaskRef]
+    seen: int  # rows found: fewer than asked for means that none are left
+    recovered: list[Task]  # as they are now, headers and payload left empty
 
 
 def recovered(task: Task, now: int) -> Task:
@@ -74,17 +75,14 @@ async def recover(
         return Page(len(found), [])
     after = [recovered(task, now) for task in lost]
     await _write(connection, vault, lost, after, now)
-    ended = [task for task in after if task.status is Status.FAILED]
-    if finish is not None:
-        births: list[NewTask] = [new for task in ended if (new := finish(task)) is not None]
-        await insert_finish(connection, vault, births)
+    await tell_ends(connection, vault, [task for task in after if task.status is Status.FAILED], finish)
     deltas = Deltas()
     for before, task in zip(lost, after, strict=True):
         if task.kind is TaskKind.CALLBACK:
             deltas[task.business_id].move(before.status, task.status)
             deltas[task.business_id].callbacks += 1
     await count(connection, deltas)
-    return Page(len(found), [task.ref for task in after if task.ref is not None])
+    return Page(len(found), after)
 
 
 async def _write(connection: Connection, vault: Vault, lost: list[Task], after: list[Task], now: int) -> None:

@@ -140,8 +140,8 @@ def execution_row(execution: Execution, now: int, vault: Vault) -> tuple[Param, 
     )  # fmt: skip
 
 
-def open_execution(row: Row, vault: Vault) -> Execution:
-    """A row of `statements.tasks.EXECUTION_COLUMNS`. Raises `Unsealable`."""
+def open_execution(row: Row, vault: Vault | None) -> Execution:
+    """A row of `statements.tasks.EXECUTION_COLUMNS`. Raises `Unsealable`; without a vault its data stay empty."""
     (
         task_id, number, business_id, run, attempt, term, status, scheduled_at, started_at, duration_ms, lateness_ms,
         wait_reason, request, response_status, response, error, _created_at,
@@ -150,9 +150,9 @@ def open_execution(row: Row, vault: Vault) -> Execution:
     request_headers: Mapping[str, str] = {}
     response_headers: Mapping[str, str] = {}
     body: bytes | None = None
-    if request is not None:
+    if vault is not None and request is not None:
         request_headers = json.loads(vault.open(request, f"task_executions.request_data:{name}"))
-    if response is not None:
+    if vault is not None and response is not None:
         head, _, rest = vault.open(response, f"task_executions.response_data:{name}").partition(b"\n")
         response_headers, has_body = json.loads(head)
         body = rest if has_body else None

@@ -50,6 +50,14 @@ EXECUTIONS: Final = (
     f"SELECT {_EXECUTION} FROM task_executions WHERE task_id = ? AND business_id = ? AND number < ?"
     " ORDER BY number DESC LIMIT ?"
 )
+# the latest attempt of each task of the batch that has one
+_OF_TASKS: Final = batch(id=ID)
+_LAST: Final = "e ON e.task_id = r.id AND e.number = (SELECT MAX(l.number) FROM task_executions l WHERE l.task_id = r.id)"
+_COLUMNS: Final = ", ".join(f"e.{name}" for name in EXECUTION_COLUMNS)
+LAST_ATTEMPTS: Final = Query(
+    mysql=f"SELECT {_COLUMNS} FROM {_OF_TASKS.mysql} STRAIGHT_JOIN task_executions {_LAST}",
+    sqlite=f"SELECT {_COLUMNS} FROM {_OF_TASKS.sqlite} CROSS JOIN task_executions {_LAST}",
+)
 # how many of a business's active tasks are in each state, from the index alone
 ACTIVE_COUNTS: Final = (
     "SELECT status, COUNT(*) FROM tasks WHERE business_id = ? AND kind = 'callback'"
