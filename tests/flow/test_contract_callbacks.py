@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 import time
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from standardwebhooks.webhooks import Webhook
-from tests.flow.contract_kit import Business, Live
+from tests.flow.contract_kit import Business, Live, refused
 from tests.flow.kit import Answer
 
 pytestmark = pytest.mark.real_time
@@ -67,6 +68,19 @@ def test_get_and_delete_carry_the_fields_in_headers(live: Live, method: str) -> 
     signed_at = datetime.fromtimestamp(int(heads["webhook-timestamp"]), UTC)
     signature = Webhook(business.made["signing_secret"]).sign(heads["webhook-id"], signed_at, "")
     assert heads["webhook-signature"] == signature
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_the_largest_payload_a_header_takes_arrives_and_a_larger_one_is_refused(live: Live, method: str) -> None:
+    business = live.business()
+    payload = "é" * 682  # as JSON in ASCII: 4094 characters
+    business.task(live, callback_method=method, payload=payload)
+    [call] = live.receiver.wait_for(business.path)
+    assert json.loads(call.headers["x-taskcenter-payload"]) == payload
+    body = business.body(live, callback_method=method, payload=payload + "é")
+    problem = refused(business.api.call("POST", "/tasks", body), 422, "invalid_request")
+    [fault] = problem["errors"]
+    assert fault["field"] == "payload" and "4096" in fault["message"] and "POST" in fault["message"]
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH"])
@@ -215,12 +229,20 @@ def test_cancelling_tells_the_finish_url_once(live: Live) -> None:
 
 def test_cancelling_by_filter_tells_every_finish_url(live: Live) -> None:
     business = live.business()
+    live.receiver.on[business.path] = lambda _: Answer(500)
     finish = f"{business.path}-finish"
-    for _ in range(3):
-        business.task(live, delay=3600, tags=["gone"], finish_url=f"{live.receiver.url}{finish}")
+    given = {"tags": ["gone"], "finish_url": f"{live.receiver.url}{finish}", "retry_intervals": ["1h"]}
+    tried = [business.task(live, **given) for _ in range(2)]
+    for task in tried:
+        business.api.until(f"/tasks/{task['id']}", lambda seen: seen["status"] == "retrying")
+    business.task(live, delay=3600, **given)
     assert business.api.ok("DELETE", "/tasks?tag=gone")["cancelled"] == 3
     calls = live.receiver.wait_for(finish, 3)
-    assert len({call.json["task_id"] for call in calls}) == 3
+    last = {call.json["task_id"]: call.json["last_execution"] for call in calls}
+    assert len(last) == 3
+    assert {task_id: told["id"] for task_id, told in last.items() if told} == {
+        task["id"]: f"{task['id']}-1" for task in tried
+    }
     assert business.api.ok("GET", "/tasks?limit=200")["items"][0]["status"] == "cancelled"
     assert len(business.api.ok("GET", "/tasks?limit=200")["items"]) == 3, "the finish calls are no tasks of the caller"
 

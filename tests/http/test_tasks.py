@@ -207,6 +207,23 @@ async def test_update_at_a_version(api: Api) -> None:
         assert (answer.status, answer.fields) == (422, {"If-Match"})
 
 
+async def test_update_to_what_fits_no_header(stored_api: Api) -> None:
+    """With GET and DELETE it goes in a header; what neither field alone shows is seen under the row's lock."""
+    large, small = "x" * 5000, "x" * 50
+    task = await stored_api.create("large", payload=large)
+    path = f"/tasks/{task['id']}"
+    answer = await stored_api.call("PUT", path, {"callback_method": "GET"})
+    assert (answer.status, answer.fields) == (422, {"callback_method"})
+    assert "X-TaskCenter-Payload" in answer.json["errors"][0]["message"]
+    assert (await stored_api.call("GET", path)).json["version"] == 1, "nothing was written"
+    both = await stored_api.call("PUT", path, {"callback_method": "GET", "payload": small})
+    assert (both.status, both.json["payload"]) == (200, small)
+    answer = await stored_api.call("PUT", path, {"payload": large})
+    assert (answer.status, answer.fields) == (422, {"payload"})
+    back = await stored_api.call("PUT", path, {"callback_method": "PUT", "payload": large})
+    assert (back.status, back.json["version"]) == (200, 3)
+
+
 async def test_update_while_an_attempt_is_on_its_way(api: Api) -> None:
     """For the next attempt; the time is not touched."""
     task = await api.create(retry_intervals=[60])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,6 +150,22 @@ def test_refused(case: Case) -> None:
 @pytest.mark.parametrize("body", [None, [], "x", 5, True])
 def test_a_body_that_is_no_object(body: object) -> None:
     assert list(faults(body)) == [""]
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("payload", ["x" * 4094, "é" * 682, {"a": [1.5, None]}])
+def test_a_payload_that_fits_a_header(method: str, payload: Any) -> None:
+    assert json.loads(read(callback_method=method, payload=payload).payload) == payload
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize(("payload", "size"), [("x" * 4095, 4097), ("é" * 683, 4100), ("\x7f" * 700, 4202)])
+def test_a_payload_that_fits_no_header(method: str, payload: str, size: int) -> None:
+    found = faults(LEAST | {"callback_method": method, "payload": payload})
+    assert found["payload"].startswith(f"with {method} the payload goes in the header X-TaskCenter-Payload")
+    assert f"{size} characters of at most 4096" in found["payload"]
+    for bodied in ("POST", "PUT", "PATCH"):
+        read(callback_method=bodied, payload=payload)
 
 
 def test_all_faults_are_told_at_once() -> None:

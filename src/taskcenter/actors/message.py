@@ -16,7 +16,8 @@ from taskcenter.store.records import Task, TaskKind
 
 USER_AGENT: Final = f"TaskCenter/{__version__}"
 BODILESS: Final = frozenset({"GET", "DELETE"})
-MAX_HEADER_PAYLOAD: Final = 4096  # bytes of payload that fit a header when there is no body
+PAYLOAD_HEADER: Final = "X-TaskCenter-Payload"
+MAX_HEADER_PAYLOAD: Final = 4096  # characters: receivers take lines of 8 KiB, some a head of 8 KiB in all
 HIDDEN: Final = "***"
 _SECRET_HEADER: Final = re.compile(r"(?i)(auth|cookie|token|secret|key|password|signature)")
 _OUR_KEYS: Final = frozenset({"idempotency-key"})
@@ -95,10 +96,12 @@ def _body_fields(task: Task) -> list[tuple[str, str]]:
         ("X-TaskCenter-Run", str(task.run)),
         ("X-TaskCenter-Scheduled-At", rfc3339(task.scheduled_at)),
     ]
-    payload = json.dumps(json.loads(task.payload), separators=(",", ":"))  # ASCII only
-    if len(payload) <= MAX_HEADER_PAYLOAD:
-        fields.append(("X-TaskCenter-Payload", payload))
-    return fields
+    return [*fields, (PAYLOAD_HEADER, header_payload(task.payload))]
+
+
+def header_payload(payload: bytes) -> str:
+    """The payload as a header's value: JSON in ASCII, anything else as `\\uXXXX`."""
+    return json.dumps(json.loads(payload), separators=(",", ":"))
 
 
 def masked(headers: Sequence[tuple[str, str]]) -> dict[str, str]:

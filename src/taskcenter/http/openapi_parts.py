@@ -28,10 +28,22 @@ something else; `RateLimit-Limit`, `RateLimit-Remaining` and `RateLimit-Reset` s
 `Idempotent-Replayed: true`; with a different body 409. Whatever answered 503 can be sent again.
 
 **The callback.** `POST <callback_url>` with `{task_id, business_code, business_id, attempt, max_attempts, run,
-scheduled_at, payload}`, signed by Standard Webhooks (`webhook-id`, `webhook-timestamp`, `webhook-signature`). Any 2xx
-is success unless the JSON body says `{"action": "retry"}` or `{"action": "stop"}`; 410, 489 or `X-TaskCenter-Action:
-stop` stop; 429 or 503 with `Retry-After` defer without using up a retry; anything else is a failed attempt. Delivery is
-at least once: use `webhook-id` to recognise a repeat.
+scheduled_at, payload}`, signed by Standard Webhooks (`webhook-id`, `webhook-timestamp`, `webhook-signature`; two
+signatures while the secret is being changed). `webhook-id` and `Idempotency-Key` are `<task_id>-<run>`, the same for
+every attempt: delivery is at least once, so recognise a repeat by them. GET and DELETE have no body: the same fields
+are in `X-TaskCenter-Task-Id`, `-Business-Code`, `-Business-Id`, `-Attempt`, `-Max-Attempts`, `-Run`, `-Scheduled-At`
+and `-Payload`. Every callback has `X-TaskCenter-Due` (ms since 1970) and `X-TaskCenter-Term`, which grows when another
+instance takes the task over; `X-TaskCenter-Redelivery: possible-duplicate` follows an attempt whose end is unknown.
+
+**What the receiver answers.**
+
+- 2xx: success, unless the body is JSON and says `{"action": "retry"}` (a failed attempt) or `{"action": "stop"}`.
+- 410, 489, `X-TaskCenter-Action: stop`, `webhook-delivery: abort-message`, or `{"action": "stop", "reason": …}` with
+  any status: no further attempt, the task is `stopped`.
+- 429 or 503 with `Retry-After` (seconds or a date), or `{"action": "retry", "retry_after": seconds}`: sent again then,
+  1 s to 1 h from now, as the same attempt; after 20 such deferrals in a run it is a failed attempt.
+- Any other 3xx (not followed), 4xx, 5xx, no complete answer within the timeout, more than 1 MiB, a refused or broken
+  connection: a failed attempt. The next is due its `retry_intervals` entry after this one ended.
 """
 
 TAGS: Final = {

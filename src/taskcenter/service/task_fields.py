@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from taskcenter.actors.message import MAX_HEADER_PAYLOAD, PAYLOAD_HEADER
 from taskcenter.schedule import MAX_CRON_CHARS, MAX_EVERY_MS, MIN_EVERY_MS, ScheduleError, validate
 from taskcenter.service.fields import (
     TEN_YEARS_MS,
@@ -49,6 +50,11 @@ URL_RULE: Final = (
     "Where the callback goes: http or https, at most 2048 characters. Private, loopback and link-local addresses are "
     "refused unless the operator allows them; redirects are not followed."
 )
+METHOD_RULE: Final = (
+    "The HTTP method. GET and DELETE carry no body: the same fields are in headers, the payload in "
+    f"{PAYLOAD_HEADER} as JSON in ASCII of at most {MAX_HEADER_PAYLOAD} characters (others are written \\uXXXX); "
+    "with a larger one the task is refused."
+)
 HEADERS_RULE: Final = (
     "Sent with every callback; at most 32, 16 KiB in all. Not: hop-by-hop fields, Host, Content-Length, User-Agent, "
     "Idempotency-Key, traceparent, webhook-*, X-TaskCenter-*. A Content-Type may only be application/json, which is "
@@ -56,7 +62,7 @@ HEADERS_RULE: Final = (
 )
 PAYLOAD_RULE: Final = (
     "Any JSON of at most 256 KiB, handed to the receiver as it is: names keep their order, numbers are doubles or fit "
-    "64 bits."
+    "64 bits. With GET and DELETE it must fit a header: see `callback_method`."
 )
 SCHEDULE_RULE: Final = (
     "Makes the task recurring. `cron` is read in the wall time of `timezone`: a time that a change of the clocks "

@@ -14,12 +14,13 @@ from typing import Annotated, Final, Protocol
 
 from pydantic import Field
 
+from taskcenter.actors.message import BODILESS, MAX_HEADER_PAYLOAD, PAYLOAD_HEADER, header_payload
 from taskcenter.errors import FieldFault, InvalidInput
 from taskcenter.schedule import first_due
 from taskcenter.service import task_fields as f
 from taskcenter.service.fields import TEN_YEARS_MS, InputModel
 from taskcenter.service.json_text import canonical_hash
-from taskcenter.store.records import UNSET, Business, JsonObject, NewTask, TaskChange, Unset
+from taskcenter.store.records import UNSET, Business, JsonObject, NewTask, Task, TaskChange, Unset
 from taskcenter.times import TIME_EXAMPLE
 
 SCHEDULE_ENDED: Final = FieldFault("schedule.end_at", f"lies before the first run, e.g. {TIME_EXAMPLE}")
@@ -65,7 +66,7 @@ class TaskInput(InputModel):
     callback_url: Annotated[str, f.URL] = Field(description=f.URL_RULE, examples=["https://example.com/hooks/order"])
     callback_method: Annotated[str, f.METHOD] = Field(
         "POST",
-        description="GET and DELETE carry no body: the same fields are in headers, a payload of up to 4 KiB too.",
+        description=f.METHOD_RULE,
         examples=["POST"],
     )
     headers: Annotated[Mapping[str, str] | None, f.HEADERS_OR_NONE] = Field(
@@ -109,7 +110,7 @@ class TaskUpdate(InputModel):
         default_factory=_absent, description=f.URL_RULE, examples=["https://example.com/hooks/order"]
     )
     callback_method: Annotated[str | Unset, f.METHOD] = Field(
-        default_factory=_absent, description="The HTTP method of the callback.", examples=["PUT"]
+        default_factory=_absent, description=f.METHOD_RULE, examples=["PUT"]
     )
     headers: Annotated[Mapping[str, str] | Unset, f.HEADERS] = Field(
         default_factory=_absent, description=f"All of them anew. {f.HEADERS_RULE}", examples=[{"X-Order": "42"}]
@@ -155,6 +156,8 @@ def read_task(body: object, business: Business, task_id: str, now: int, check_ur
         faults.append(FieldFault("deadline", f"lies before execute_at, e.g. {TIME_EXAMPLE}"))
     if given.flow_limit is not None and given.flow_key is None:
         faults.append(FieldFault("flow_key", 'is required with flow_limit, e.g. "customer-7"'))
+    if fault := _payload_fault(given.callback_method, given.payload):
+        faults.append(FieldFault("payload", fault))
     if faults:
         raise InvalidInput(faults)
     begin_at = now if start_at is None else start_at
@@ -219,6 +222,22 @@ def read_update(body: object, now: int, check_url: CheckUrl) -> TaskChange:
         due_at=UNSET if due_at is None else due_at,
         deadline_at=given.deadline,
         finish_url=given.finish_url,
+    )
+
+
+def check_changed(change: TaskChange, task: Task) -> None:
+    """Whether the task that this change leads to may be. Pure. Raises `InvalidInput`."""
+    if fault := _payload_fault(task.callback_method, task.payload):
+        raise InvalidInput([FieldFault("callback_method" if change.payload is UNSET else "payload", fault)])
+
+
+def _payload_fault(method: str, payload: bytes) -> str | None:
+    """Without a body the payload is in a header, and receivers take only so much there."""
+    if method not in BODILESS or (size := len(header_payload(payload))) <= MAX_HEADER_PAYLOAD:
+        return None
+    return (
+        f"with {method} the payload goes in the header {PAYLOAD_HEADER}, where this one takes {size} characters of at"
+        f' most {MAX_HEADER_PAYLOAD}; a method with a body takes it, e.g. "POST"'
     )
 
 

@@ -34,8 +34,8 @@ class TaskTools:
             self.engine.offer(task.ref)
 
     def cancelled(self, task: Task, finish: FinishOf) -> bool:
-        """Tell of a cancelled task: it counts as ended, and the call of its finish_url is due. Returns whether an attempt
-        of it was held here, unsent, and never will be sent.
+        """Tell of a cancelled task: it counts as ended, and the call of its finish_url is due. Returns whether an
+        attempt of it was held here, unsent, and never will be sent.
         """
         self.metrics.tasks_finished.labels(task.business_code, task.status.value).inc()
         if (call := finish(task, None)) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from taskcenter.actors.finish import finish_of
@@ -17,7 +18,7 @@ from taskcenter.service.explain import Explanation, explain
 from taskcenter.service.paging import decode_cursor, encode_cursor
 from taskcenter.service.principal import Principal, Scope
 from taskcenter.service.task_filter import question_of
-from taskcenter.service.task_input import read_update
+from taskcenter.service.task_input import check_changed, read_update
 from taskcenter.service.task_tools import TaskTools, changed, find, find_by_unique_id
 from taskcenter.store.records import Business, Changed, ChangeResult, Execution, Task, TaskFilter
 from taskcenter.task import TERMINAL, Status
@@ -110,7 +111,13 @@ class TaskService:
         return await self._change(
             business,
             lambda: self.tools.store.update(
-                business.id, task.id, change, expected_version=expected_version, now=now, audit=audit
+                business.id,
+                task.id,
+                change,
+                expected_version=expected_version,
+                now=now,
+                audit=audit,
+                check=partial(check_changed, change),
             ),
             "task_finished",
             "a task that has ended cannot be changed",

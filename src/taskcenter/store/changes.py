@@ -23,6 +23,7 @@ from taskcenter.store.records import (
     NewAuditEntry,
     Task,
     TaskChange,
+    TaskCheck,
     TaskFilter,
     TaskKind,
     VersionMismatch,
@@ -64,9 +65,9 @@ def exactly(matched: int, wanted: int) -> None:
 
 
 async def update(
-    connection: Connection, call: Change, change: TaskChange, expected_version: int | None
+    connection: Connection, call: Change, change: TaskChange, expected_version: int | None, check: TaskCheck | None
 ) -> ChangeResult:
-    """See `interface.TaskStore.update`."""
+    """See `interface.TaskStore.update`. Raises what `check` raises."""
     task = await call.lock(connection)
     if task is None:
         return Missing()
@@ -74,6 +75,9 @@ async def update(
         return WrongState(task)
     if expected_version is not None and task.version != expected_version:
         return VersionMismatch(task)
+    changed = _changed(task, change, call.now)
+    if check is not None:
+        check(changed)
     columns = _columns(task, change, call.vault)
     assert columns.keys() <= sql.UPDATABLE
     names = "".join(f"{name} = ?, " for name in columns).removesuffix(", ") or "status = status"
@@ -85,7 +89,7 @@ async def update(
         if tags:
             await connection.insert_many(sql.INSERT_TAG, tags)
     await chains.append_audit(connection, [call.audit])
-    return Changed(_changed(task, change, call.now), task.status)
+    return Changed(changed, task.status)
 
 
 def _columns(task: Task, change: TaskChange, vault: Vault) -> dict[str, Param]:

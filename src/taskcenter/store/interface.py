@@ -33,6 +33,7 @@ from taskcenter.store.records import (
     SigningSecret,
     Task,
     TaskChange,
+    TaskCheck,
     TaskFilter,
 )
 from taskcenter.store.resealing import Resealed
@@ -113,8 +114,9 @@ class TaskStore(Protocol):
         expected_version: int | None,
         now: int,
         audit: NewAuditEntry,
+        check: TaskCheck | None = None,
     ) -> ChangeResult:
-        """Any active state keeps its status; a terminal one is WrongState."""
+        """Any active state keeps its status; a terminal one is WrongState. `check` may refuse what it would become."""
 
     async def run_now(self, business_id: int, task_id: str, now: int, audit: NewAuditEntry) -> ChangeResult:
         """A waiting task becomes due now."""

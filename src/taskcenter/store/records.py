@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -244,6 +244,11 @@ class TaskChange:
     due_at: int | Unset = UNSET  # new next_execute_at (and anchor) of a waiting task; ignored while running
     deadline_at: int | Unset | None = UNSET
     finish_url: str | Unset | None = UNSET
+
+
+# Raises an error of the caller's for what a change would make of a task. Called inside the transaction, perhaps twice
+# and perhaps in another thread, so it must be pure.
+TaskCheck = Callable[[Task], None]
 
 
 @dataclass(frozen=True, slots=True)

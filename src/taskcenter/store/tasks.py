@@ -20,6 +20,7 @@ from taskcenter.store.records import (
     NewTask,
     Task,
     TaskChange,
+    TaskCheck,
     TaskFilter,
     TaskKind,
 )
@@ -88,10 +89,11 @@ class SqlTaskStore:
         expected_version: int | None,
         now: int,
         audit: NewAuditEntry,
+        check: TaskCheck | None = None,
     ) -> ChangeResult:
         call = Change(self._vault, business_id, task_id, now, audit)
         return await self._database.write(
-            partial(changes.update, call=call, change=change, expected_version=expected_version)
+            partial(changes.update, call=call, change=change, expected_version=expected_version, check=check)
         )
 
     async def run_now(self, business_id: int, task_id: str, now: int, audit: NewAuditEntry) -> ChangeResult:

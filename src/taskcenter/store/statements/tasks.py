@@ -52,7 +52,9 @@ EXECUTIONS: Final = (
 )
 # the latest attempt of each task of the batch that has one
 _OF_TASKS: Final = batch(id=ID)
-_LAST: Final = "e ON e.task_id = r.id AND e.number = (SELECT MAX(l.number) FROM task_executions l WHERE l.task_id = r.id)"
+_LAST: Final = (
+    "e ON e.task_id = r.id AND e.number = (SELECT MAX(l.number) FROM task_executions l WHERE l.task_id = r.id)"
+)
 _COLUMNS: Final = ", ".join(f"e.{name}" for name in EXECUTION_COLUMNS)
 LAST_ATTEMPTS: Final = Query(
     mysql=f"SELECT {_COLUMNS} FROM {_OF_TASKS.mysql} STRAIGHT_JOIN task_executions {_LAST}",
