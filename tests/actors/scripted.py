@@ -100,6 +100,13 @@ class ScriptedClient:
         self.business = business
         self.closed = False
 
+    async def authorize(self, request: CallbackRequest, deadline_s: float) -> CallbackRequest:
+        await trio.lowlevel.checkpoint()
+        return request
+
+    def update(self, business: Business) -> None:
+        self.business = business
+
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange:
         assert not self.closed, "a call after the client was closed"
         with trio.move_on_after(deadline_s):

@@ -107,6 +107,13 @@ class Sends:
     now: dict[str, int] = field(default_factory=dict)
     most: dict[str, int] = field(default_factory=dict)
 
+    async def authorize(self, request: CallbackRequest, deadline_s: float) -> CallbackRequest:
+        await trio.lowlevel.checkpoint()
+        return request
+
+    def update(self, business: object) -> None:
+        """Its limits are the actor's concern."""
+
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange:
         path = request.target.request_target
         self.starts.setdefault(path, []).append(trio.current_time())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from tests.actors.actor_kit import NOW, world
+from tests.actors.actor_kit import NOW, changed, world
 from tests.actors.scripted import answered, answering
 
 from taskcenter.actors import registry as registry_module
@@ -189,3 +189,25 @@ async def test_a_reference_to_nobody_is_forgotten(autojump_clock: object) -> Non
         assert the.registry.offer(TaskRef("t", 99, 1, NOW, 1)) is Offer.ACCEPTED
         await trio.sleep(1)
         assert the.registry.statistics().actors == 0
+
+
+async def test_a_change_told_while_the_business_is_being_loaded_is_not_lost(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as the:
+        load = the.store.businesses.get_by_id
+
+        async def slowly(business_id: int) -> Business | None:
+            found = await load(business_id)
+            await trio.sleep(1)
+            return found
+
+        monkeypatch.setattr(the.registry, "_load", slowly)
+        tasks = await the.run()
+        await trio.sleep(0.5)
+        before = await load(7)
+        assert before is not None and the.registry.get(7) is None
+        the.registry.business_changed(changed(before, max_concurrent_tasks=1))
+        await the.settled(*tasks)
+        assert the.actor().business.max_concurrent_tasks == 1
+        assert the.clients[-1].business.max_concurrent_tasks == 1

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import socket
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from tests.actors.authority import DAY, NOW, Authority, demanding, halves, server_context
 from tests.actors.receivers import (
     OK,
     Receiver,
@@ -31,77 +27,9 @@ from tests.actors.receivers import (
 )
 
 from taskcenter.actors.exchange import Faulted
-from taskcenter.actors.tls import TlsSettings, tls_context
+from taskcenter.actors.tls import ClientIdentity, TlsSettings, tls_context
 from taskcenter.actors.transport import CallbackTransport
 from taskcenter.actors.wire import TlsWire, dial_tcp
-
-NOW = datetime.datetime.now(datetime.UTC)
-DAY = datetime.timedelta(days=1)
-
-
-@dataclass
-class Authority:
-    """Signs certificates; all files go into `folder`."""
-
-    folder: Path
-    name: str
-
-    def __post_init__(self) -> None:
-        self.key = ec.generate_private_key(ec.SECP256R1())
-        self.subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
-        usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
-        certificate = (
-            self._builder(self.subject, self.key, NOW + DAY)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(usage, critical=True)
-            .sign(self.key, hashes.SHA256())
-        )
-        self.file = self.folder / f"{self.name}.pem"
-        self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-
-    def issue(self, *names: str, until: datetime.datetime = NOW + DAY, client: bool = False) -> Path:
-        """One PEM with certificate and key, for DNS names and addresses."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        certificate = (
-            self._builder(x509.Name([]), key, until)
-            .add_extension(x509.SubjectAlternativeName([_general_name(name) for name in names]), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH if client else ExtendedKeyUsageOID.SERVER_AUTH]),
-                critical=False,
-            )
-            .sign(self.key, hashes.SHA256())
-        )
-        file = self.folder / f"{self.name}-{len(list(self.folder.iterdir()))}.pem"
-        file.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-        )
-        return file
-
-    def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, until: datetime.datetime
-    ) -> x509.CertificateBuilder:
-        issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(self.subject)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(NOW - 2 * DAY)
-            .not_valid_after(until)
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-            .add_extension(issuer, critical=False)
-        )
-
-
-def _general_name(name: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ip_address(name))
-    except ValueError:
-        return x509.DNSName(name)
 
 
 @pytest.fixture(scope="module")
@@ -109,15 +37,9 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     return Authority(tmp_path_factory.mktemp("tls"), "authority")
 
 
-def server_context(pem: Path) -> ssl.SSLContext:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(pem)
-    return context
-
-
-def trusting(authority: Authority, names: Sequence[str] = ("receiver.example",), **settings: Path) -> CallbackTransport:
+def trusting(authority: Authority, names: Sequence[str] = ("receiver.example",)) -> CallbackTransport:
     resolver = StaticResolver({name: ["127.0.0.1"] for name in names})
-    return transport_to_loopback(resolver=resolver, tls=TlsSettings(ca_file=authority.file, **settings))
+    return transport_to_loopback(resolver=resolver, tls=TlsSettings(ca_file=authority.file))
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -217,15 +139,51 @@ async def test_a_receiver_that_is_silent_in_the_handshake_times_out() -> None:
 
 
 async def test_a_client_certificate_is_shown_to_receivers_that_ask(authority: Authority) -> None:
-    context = server_context(authority.issue("127.0.0.1"))
-    context.verify_mode = ssl.CERT_REQUIRED
-    context.load_verify_locations(authority.file)
+    context = demanding(authority.issue("127.0.0.1", "other.example"), authority)
     async with receiving(answering(OK), tls=context) as receiver:
-        known = trusting(authority, client_cert=authority.issue("us.example", client=True))
-        assert (await answer_of(known, receiver.url(scheme="https"))).status == 200
-        await known.aclose()
-        fault = await fault_of(trusting(authority), receiver.url(scheme="https"))
-        assert fault.kind == "connection_error"
+        transport = trusting(authority, ["other.example"])
+        assert (await fault_of(transport, receiver.url(scheme="https"))).kind == "connection_error"
+        transport.identify(["127.0.0.1"], ClientIdentity(*halves(authority.issue("us.example", client=True)), "one"))
+        for reused in (False, True):
+            answer = await answer_of(transport, receiver.url(scheme="https"))
+            assert (answer.status, answer.reused) == (200, reused)
+        fault = await fault_of(transport, receiver.url(scheme="https", host="other.example"))
+        assert fault.kind == "connection_error", "the same receiver by a name the certificate is not for"
+        transport.identify((), None)
+        assert (await fault_of(transport, receiver.url(scheme="https"))).kind == "connection_error", "nothing is reused"
+        await transport.aclose()
+
+
+async def test_a_new_client_certificate_gets_connections_of_its_own(authority: Authority) -> None:
+    seen: list[bytes] = []
+
+    async def mood(receiver: Receiver, stream: trio.abc.Stream) -> None:
+        assert isinstance(stream, trio.SSLStream)
+        while await receiver.read_request(stream):
+            shown = stream.getpeercert(binary_form=True)
+            seen.append(b"" if shown is None else hashlib.sha256(shown).hexdigest()[:8].encode())
+            await stream.send_all(OK)
+
+    context = demanding(authority.issue("127.0.0.1"), authority)
+    async with receiving(mood, tls=context) as receiver:
+        transport = trusting(authority)
+        for name in ("one", "two"):
+            transport.identify(["127.0.0.1"], ClientIdentity(*halves(authority.issue(name, client=True)), name))
+            for _ in range(2):
+                assert (await answer_of(transport, receiver.url(scheme="https"))).status == 200
+        assert seen[0] == seen[1] != seen[2] == seen[3]
+        assert transport.statistics().dialled == 2
+        await transport.aclose()
+
+
+async def test_a_key_that_is_none_is_told_and_nothing_is_sent(authority: Authority) -> None:
+    async with receiving(answering(OK), tls=demanding(authority.issue("127.0.0.1"), authority)) as receiver:
+        transport = trusting(authority)
+        transport.identify(["127.0.0.1"], ClientIdentity("no certificate", "no key", "none"))
+        fault = await fault_of(transport, receiver.url(scheme="https"))
+        assert (fault.kind, fault.sent) == ("connection_error", False)
+        assert "client certificate and key cannot be used" in fault.message
+        assert transport.statistics().open == 0
 
 
 async def test_large_bodies_both_ways(authority: Authority) -> None:
@@ -263,12 +221,10 @@ async def test_a_connection_that_ended_at_rest_is_replaced_under_tls_too(authori
         await transport.aclose()
 
 
-@pytest.mark.parametrize(
-    "settings", [TlsSettings(ca_file=Path("/nowhere.pem")), TlsSettings(client_cert=Path("/dev/null"))]
-)
-def test_a_wrong_file_is_told_at_the_start(settings: TlsSettings) -> None:
+@pytest.mark.parametrize("path", ["/nowhere.pem", "/dev/null"])
+def test_a_wrong_file_is_told_at_the_start(path: str) -> None:
     with pytest.raises(OSError):  # FileNotFoundError or ssl.SSLError
-        transport_to_loopback(tls=settings)
+        transport_to_loopback(tls=TlsSettings(ca_file=Path(path)))
 
 
 async def test_at_rest_session_tickets_are_nothing_but_data_and_the_end_are(authority: Authority) -> None:

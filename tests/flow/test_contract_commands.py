@@ -93,6 +93,21 @@ def test_the_api_from_a_terminal(live: Live) -> None:
     assert told("task", "cancel", other["id"], **own)["status"] == "cancelled"
 
 
+def test_a_business_is_changed_by_a_file_and_its_secret_is_not_shown(live: Live, tmp_path: Path) -> None:
+    admin = {"TASKCENTER_URL": live.service.url, "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN}
+    shop = live.business()
+    file = tmp_path / "change.json"
+    auth = {"type": "bearer", "token": "canary-token", "hosts": ["api.example.com"]}
+    file.write_text(json.dumps({"callback_auth": auth, "rate_limit": 7}))
+    done = taskcenter("business", "update", shop.code, "--file", str(file), "--json", **admin)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["callback_auth"] == {"type": "bearer", "hosts": ["api.example.com"]}
+    assert "canary" not in done.stdout + taskcenter("business", "show", shop.code, **admin).stdout
+    file.write_text("rate_limit = 7")
+    wrong = taskcenter("business", "update", shop.code, "--file", str(file), **admin)
+    assert wrong.returncode == 2 and "is not JSON" in wrong.stderr
+
+
 def test_tables_for_people_show_a_secret_whole(live: Live) -> None:
     settings = {"TASKCENTER_URL": live.service.url, "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN, "COLUMNS": "60"}
     done = taskcenter("business", "create", "people", **settings)

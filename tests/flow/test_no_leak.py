@@ -14,14 +14,15 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pymysql
 import pytest
-from tests.flow.contract_kit import Business, Live, serving
+from tests.actors.authority import Authority, demanding, halves
+from tests.flow.contract_kit import Business, Live, ThreadReceiver, serving
 from tests.flow.kit import ADMIN_TOKEN, ENCRYPTION_KEYS, Answer
 
 pytestmark = pytest.mark.real_time
@@ -30,6 +31,9 @@ PAYLOAD = "canary-payload-5b1f9a"
 HEADER = "canary-header-77c0de"
 RESPONSE = "canary-response-e4d2c1"
 AUTHORIZATION = "canary-authorization-90ab3f"
+BEARER = "canary-bearer-d81c44"
+CLIENT_SECRET = "canary-client-secret-31f0"
+ACCESS_TOKEN = "canary-access-token-c5a2"
 KEY = base64.b64decode(ENCRYPTION_KEYS.partition(":")[2])
 TABLES_WITH_ROWS = {
     "audit_log", "business_ledger", "business_systems", "credentials", "instances", "shards", "signing_secrets",
@@ -95,6 +99,51 @@ def use_it(live: Live, shop: Business) -> None:
     assert RESPONSE in json.dumps(shop.api.ok("GET", f"/tasks/{good['id']}/executions")), "and their answer came back"
 
 
+@contextmanager
+def guarded_receiver(authority: Authority) -> Iterator[ThreadReceiver]:
+    """A receiver and a token endpoint that let nobody in without a certificate."""
+    receiver = ThreadReceiver(demanding(authority.issue("127.0.0.1"), authority))
+    basic = base64.b64encode(f"taskcenter:{CLIENT_SECRET}".encode()).decode()
+    token = json.dumps({"access_token": ACCESS_TOKEN, "token_type": "Bearer", "expires_in": 600}).encode()
+    receiver.on["/token"] = lambda call: Answer(
+        *((200, token) if call.headers.get("authorization") == f"Basic {basic}" else (401, b"{}"))
+    )
+    receiver.on["/hook"] = lambda call: Answer(
+        200 if call.headers.get("authorization") in (f"Bearer {ACCESS_TOKEN}", f"Bearer {BEARER}") else 401
+    )
+    yield receiver
+    receiver.close()
+
+
+def use_credentials(live: Live, receiver: ThreadReceiver, identity: tuple[str, str]) -> list[str]:
+    """Callbacks with a client certificate and with tokens of both kinds, and without; what the API shows of it."""
+    tls = {"certificate": identity[0], "private_key": identity[1], "hosts": ["127.0.0.1"]}
+    bearer = {"type": "bearer", "token": BEARER, "hosts": ["127.0.0.1"]}
+    oauth2 = {
+        "type": "oauth2", "token_url": f"{receiver.url}/token", "client_id": "taskcenter",
+        "client_secret": CLIENT_SECRET, "hosts": ["127.0.0.1"],
+    }  # fmt: skip
+    shown = []
+    hook = {"callback_url": f"{receiver.url}/hook", "retry_intervals": []}
+    for auth in (bearer, oauth2):
+        shop = live.business(callback_auth=auth, callback_tls=tls)
+        ended = shop.api.ended(shop.task(live, **hook))
+        assert ended["status"] == "succeeded", ended
+        (execution,) = ended["executions"]
+        assert execution["request_headers"]["Authorization"] == "***"
+        shown += [json.dumps(shop.made["callback_auth"]), json.dumps(ended)]
+        live.admin.ok("PUT", f"/businesses/{shop.code}", {"callback_auth": None, "callback_tls": None})
+    wrong = live.business(callback_auth={**oauth2, "client_secret": f"{CLIENT_SECRET}-old"}, callback_tls=tls)
+    failed = wrong.api.ended(wrong.task(live, **hook))
+    assert failed["executions"][0]["error_message"] == "no access token: 127.0.0.1 answered 401"
+    malformed = {**oauth2, "client_secret": f"{CLIENT_SECRET}\n", "token_url": "https://10.0.0.1/"}
+    refused = live.admin.call(
+        "PUT", f"/businesses/{wrong.code}", {"callback_auth": malformed, "callback_tls": {**tls, "certificate": "x"}}
+    )
+    assert refused.status_code == 422
+    return [*shown, json.dumps(failed), refused.text, json.dumps(live.admin.ok("GET", f"/businesses/{wrong.code}"))]
+
+
 def be_refused(live: Live, shop: Business, token: str) -> list[str]:
     """Errors of every class, provoked with secrets in what is sent; their bodies."""
     strangers = [
@@ -126,14 +175,18 @@ def be_refused(live: Live, shop: Business, token: str) -> list[str]:
 
 
 def test_no_secret_is_in_a_table_a_log_a_metric_or_an_error(database_url: str, tmp_path: Path) -> None:
-    with serving(database_url, tmp_path, TASKCENTER_LOG_LEVEL="debug") as live:
+    authority = Authority(tmp_path, "authority")
+    identity = halves(authority.issue("us.example", client=True))
+    settings = {"TASKCENTER_LOG_LEVEL": "debug", "TASKCENTER_CALLBACK_CA": str(authority.file)}
+    with guarded_receiver(authority) as receiver, serving(database_url, tmp_path, **settings) as live:
         shop = live.business()
         use_it(live, shop)
+        shown = use_credentials(live, receiver, identity)
         token = shop.api.ok("POST", f"/businesses/{shop.code}/tokens", {"scopes": ["tasks:read"]})["token"]
         live.client(token).ok("GET", "/tasks")
         errors = be_refused(live, shop, token)
         rotated = shop.api.ok("PUT", f"/businesses/{shop.code}/credentials", {"rotate_signing_secret": True})
-        shown = [live.admin.http.get("/metrics").text, json.dumps(live.admin.ok("GET", "/stats"))]
+        shown += [live.admin.http.get("/metrics").text, json.dumps(live.admin.ok("GET", "/stats"))]
         shown.append(json.dumps(live.admin.ok("GET", f"/businesses/{shop.code}/audit?limit=200")))
         shown.append(json.dumps(live.admin.ok("GET", "/audit?limit=200")))
         shown.append(json.dumps(shop.api.ok("GET", f"/businesses/{shop.code}")))
@@ -151,13 +204,16 @@ def test_no_secret_is_in_a_table_a_log_a_metric_or_an_error(database_url: str, t
         haystacks[file.name] = file.read_bytes()
     secrets = {
         "payload": PAYLOAD, "header": HEADER, "response": RESPONSE, "authorization": AUTHORIZATION,
-        "admin token": ADMIN_TOKEN, "jwt": token.rpartition(".")[2], "whole jwt": token,
+        "bearer": BEARER, "client secret": CLIENT_SECRET, "access token": ACCESS_TOKEN, "admin token": ADMIN_TOKEN,
+        "jwt": token.rpartition(".")[2], "whole jwt": token,
         **{f"api key {n}": made["api_key"][25:] for n, made in enumerate((shop.made, rotated))},
         **{f"signing secret {n}": made["signing_secret"] for n, made in enumerate((shop.made, rotated))},
     }  # fmt: skip
     canaries = {name: secret.encode() for name, secret in secrets.items()}
     canaries["signing key"] = base64.b64decode(shop.made["signing_secret"].removeprefix("whsec_"))
     canaries["encryption key"] = KEY
+    canaries["private key"] = identity[1].splitlines()[1][:60].encode()
+    assert len(canaries) >= 15
     if password := urlsplit(database_url).password:
         canaries["database password"] = unquote(password).encode()
     for name, canary in canaries.items():

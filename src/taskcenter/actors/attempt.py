@@ -150,7 +150,7 @@ class Attempt:
             with tools.tracer.span("callback", attributes):
                 headers = headers_of(task, body, claimed.secrets, int(started_ms), tools.tracer.traceparent())
                 request = CallbackRequest(task.callback_method, check_url(task.callback_url), headers, body)
-                exchange = await actor.client.exchange(request, task.timeout_ms / 1000)
+                exchange, headers = await self._exchange(actor, request, task.timeout_ms / 1000)
         except CallbackUrlError as error:
             exchange = Faulted("blocked", f"callback_url {error}", sent=False)
         except Exception as error:
@@ -161,6 +161,18 @@ class Attempt:
         self.health = receiver_health(exchange, decision)
         self.cause = decision.reason or ""
         return Ended(task, exchange, decision, masked(headers), started_ms, ended_ms)
+
+    @staticmethod
+    async def _exchange(
+        actor: BusinessActor, request: CallbackRequest, timeout_s: float
+    ) -> tuple[Exchange, list[tuple[str, str]]]:
+        """What came of it, and the headers that were sent; within `timeout_s`, the business's credential included."""
+        began = trio.current_time()
+        authorized = await actor.client.authorize(request, timeout_s)
+        if isinstance(authorized, Faulted):
+            return authorized, list(request.headers)
+        left_s = timeout_s - (trio.current_time() - began)
+        return await actor.client.exchange(authorized, left_s), list(authorized.headers)
 
     async def _record(self, actor: BusinessActor, ended: Ended) -> TaskRef | None:
         """Make the end durable; decide again when the task was changed while the call was on its way."""

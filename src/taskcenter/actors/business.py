@@ -95,6 +95,7 @@ class BusinessActor:
         self.business = business
         self.limiter.limit = business.rate_limit
         self.breakers.reconfigure(BreakerSettings.of(business.breaker))
+        self.client.update(business)
         self.wake()
 
     def forget_waiting(self) -> None:

@@ -15,9 +15,7 @@ from dataclasses import dataclass
 
 import trio
 
-from taskcenter.actors.http1 import Http1Connection
-
-Origin = tuple[str, str, int]
+from taskcenter.actors.http1 import Http1Connection, Origin
 
 
 @dataclass(slots=True, eq=False)

@@ -87,12 +87,15 @@ def write_request(request: CallbackRequest) -> bytes:
         raise UnwritableRequest("a header holds half a surrogate pair") from None
 
 
+Origin = tuple[str, str, int, str]  # scheme, host, port, fingerprint of the client certificate that may be shown
+
+
 class Http1Connection:
     """One connection to one origin. Between exchanges it belongs to the pool, during one to that exchange's task."""
 
     __slots__ = ("_ended", "_h11", "_wire", "born_at", "exchanges", "idle_since", "origin", "peer", "reusable")
 
-    def __init__(self, wire: Wire, origin: tuple[str, str, int], peer: str, born_at: float) -> None:
+    def __init__(self, wire: Wire, origin: Origin, peer: str, born_at: float) -> None:
         """`peer`: the address it goes to, for messages. `born_at`: trio's time, s."""
         self._wire = wire
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=MAX_TRAILER_BYTES)

@@ -48,6 +48,7 @@ class ActorRegistry:
         self._load = load
         self._actors: dict[int, BusinessActor] = {}
         self._early: dict[int, deque[TaskRef]] = {}  # offered while the business is being loaded
+        self._news: dict[int, Business] = {}  # told while the business is being loaded
         self._scopes: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._draining = False
@@ -98,6 +99,8 @@ class ActorRegistry:
         actor = self._actors.get(business.id)
         if actor is not None:
             actor.update(business)
+        elif business.id in self._early:
+            self._news[business.id] = business
 
     def drop_shards(self, shards: frozenset[int]) -> None:
         """The shards are another's: forget what waits for them."""
@@ -130,9 +133,12 @@ class ActorRegistry:
         """Load the business, then supervise its actor until it is passivated."""
         actor = await self._load_actor(business_id)
         early = self._early.pop(business_id, deque())
+        news = self._news.pop(business_id, None)
         if actor is None or self._draining:
             return
         self._actors[business_id] = actor
+        if news is not None and news.version > actor.business.version:
+            actor.update(news)
         for ref in early:
             actor.offer(ref)
         with trio.CancelScope() as scope:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from taskcenter.actors.breaker import Breaker, BreakerState, Transition
 from taskcenter.actors.committer import Committer
-from taskcenter.actors.exchange import CallbackRequest, Exchange
+from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted
 from taskcenter.actors.gate import FairGate
 from taskcenter.actors.signing import SigningSecret
 from taskcenter.clock import Clock
@@ -23,9 +23,11 @@ from taskcenter.tracing import AttemptTracer
 
 
 class CallbackClient(Protocol):
-    """One business's connections."""
+    """One business's connections, and its credentials for the receivers it calls."""
 
+    async def authorize(self, request: CallbackRequest, deadline_s: float) -> CallbackRequest | Faulted: ...
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange: ...
+    def update(self, business: Business) -> None: ...
     def close_idle(self) -> int: ...
     async def aclose(self) -> None: ...
 

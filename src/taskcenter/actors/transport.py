@@ -8,6 +8,9 @@ The way of an exchange: a resting connection to the origin, else a slot and a di
 egress policy about each address it has *now*, and connects to one of those that passed, never to the name; TLS is then
 verified for the host in the URL. Each address but the last gets a slice of the time, so a dead one cannot eat it all.
 
+A client certificate is shown to the receivers it is for, and to no other: what connections are shared by is the origin
+*and* the certificate, so a change of it, or its end, never meets a connection of before.
+
 Invariants. Every exchange ends as exactly one of `Answered`, `Faulted` or a cancellation from outside. The caller's
 deadline covers everything: the wait for a slot, the look-up, the dial, the handshake, sending, each byte of the answer.
 `Faulted.sent` is false only if no byte of the request can have reached the receiver. On every way out the connection
@@ -23,6 +26,7 @@ have begun to work on the first copy; both carry the same `webhook-id` and `Idem
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -34,14 +38,18 @@ from taskcenter.actors.connection_pool import ConnectionPool
 from taskcenter.actors.egress import EgressPolicy
 from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted
 from taskcenter.actors.faults import describe_handshake_error, describe_os_error, show_address
-from taskcenter.actors.http1 import Http1Connection, Progress, UnwritableRequest, write_request
+from taskcenter.actors.http1 import Http1Connection, Origin, Progress, UnwritableRequest, write_request
 from taskcenter.actors.httpx_adapter import callback_from_httpx, deadline_of, error_for_httpx, response_for_httpx
+from taskcenter.actors.pins import covered
 from taskcenter.actors.resolver import NameLookupError, Resolver
 from taskcenter.actors.targets import ParsedTarget
-from taskcenter.actors.tls import TlsSettings, tls_context
+from taskcenter.actors.tls import ClientIdentity, TlsSettings, UnusableIdentity, client_context, tls_context
 from taskcenter.actors.wire import Address, Dial, TlsWire, Wire, dial_tcp
 
 MAX_DIAL_SLICE_S: Final = 1.0
+UNUSABLE_IDENTITY: Final = Faulted(
+    "connection_error", "the business's client certificate and key cannot be used; set them anew", sent=False
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,14 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         self._dial = dial
         self._max_connections = max_connections
         self._pool = ConnectionPool(max_connections, max_idle_s, max_age_s)
+        self._identity: ClientIdentity | None = None
+        self._identity_hosts: tuple[str, ...] = ()
+        self._identity_context: ssl.SSLContext | None = None  # of `_identity`, once it was needed
         self._dialled = self._reused = self._redialled = 0
+
+    def identify(self, hosts: Sequence[str], identity: ClientIdentity | None) -> None:
+        """Show `identity` to receivers that `hosts` (pins) cover and that ask for a certificate, from now on."""
+        self._identity_hosts, self._identity, self._identity_context = tuple(hosts), identity, None
 
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange:
         """Send `request` and wait for the whole answer, `deadline_s` from now at the latest.
@@ -95,11 +110,13 @@ class CallbackTransport(httpx.AsyncBaseTransport):
                 message = write_request(request)
             except UnwritableRequest as error:
                 return Faulted("connection_error", f"the request cannot be sent: {error}", sent=False)
-            connection = self._pool.take(request.target.origin, now)
+            identity = self._identity_for(request.target)
+            origin = (*request.target.origin, "" if identity is None else identity.fingerprint)
+            connection = self._pool.take(origin, now)
             redialled = False
             while True:
                 if connection is None:
-                    obtained = await self._obtain(request.target, progress)
+                    obtained = await self._obtain(request.target, origin, identity, progress)
                     if isinstance(obtained, Faulted):
                         return Faulted(obtained.kind, obtained.message, progress.sent)
                     connection = obtained
@@ -123,14 +140,16 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         self._pool.give_back(connection, trio.current_time())
         return result
 
-    async def _obtain(self, target: ParsedTarget, progress: Progress) -> Http1Connection | Faulted:
+    async def _obtain(
+        self, target: ParsedTarget, origin: Origin, identity: ClientIdentity | None, progress: Progress
+    ) -> Http1Connection | Faulted:
         """A connection that belongs to the caller: dialled, or handed over by another exchange."""
         progress.doing = f"waiting for a connection: all {self._max_connections} are in use"
-        handed_over = await self._pool.acquire(target.origin)
+        handed_over = await self._pool.acquire(origin)
         if handed_over is not None:
             return handed_over
         try:
-            connection = await self._open(target, progress)
+            connection = await self._open(target, origin, identity, progress)
         except BaseException:
             self._pool.free_slot()
             raise
@@ -144,7 +163,9 @@ class CallbackTransport(httpx.AsyncBaseTransport):
             raise trio.ClosedResourceError("this transport is closed")
         return connection
 
-    async def _open(self, target: ParsedTarget, progress: Progress) -> Http1Connection | Faulted:
+    async def _open(
+        self, target: ParsedTarget, origin: Origin, identity: ClientIdentity | None, progress: Progress
+    ) -> Http1Connection | Faulted:
         addresses = await self._admitted_addresses(target, progress)
         if isinstance(addresses, Faulted):
             return addresses
@@ -155,8 +176,11 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         if target.scheme == "https":
             progress.doing = f"connected to {peer}, TLS handshake not done"
             try:
-                secured = TlsWire(wire, tls_context(self._tls), target.host)
+                secured = TlsWire(wire, await self._context(identity), target.host)
                 await secured.handshake()
+            except UnusableIdentity:
+                wire.close()
+                return UNUSABLE_IDENTITY
             except OSError as error:
                 wire.close()
                 return Faulted("connection_error", describe_handshake_error(error, peer), sent=False)
@@ -164,7 +188,24 @@ class CallbackTransport(httpx.AsyncBaseTransport):
                 wire.close()
                 raise
             wire = secured
-        return Http1Connection(wire, target.origin, peer, trio.current_time())
+        return Http1Connection(wire, origin, peer, trio.current_time())
+
+    def _identity_for(self, target: ParsedTarget) -> ClientIdentity | None:
+        shown = target.scheme == "https" and covered(self._identity_hosts, target)
+        return self._identity if shown else None
+
+    async def _context(self, identity: ClientIdentity | None) -> ssl.SSLContext:
+        """Raises `UnusableIdentity`."""
+        if identity is None:
+            return tls_context(self._tls)
+        if identity is not self._identity:  # changed meanwhile; this exchange began with the former
+            return await trio.to_thread.run_sync(client_context, self._tls, identity)
+        if self._identity_context is None:
+            context = await trio.to_thread.run_sync(client_context, self._tls, identity)
+            if identity is self._identity:
+                self._identity_context = context
+            return context
+        return self._identity_context
 
     async def _admitted_addresses(self, target: ParsedTarget, progress: Progress) -> Sequence[Address] | Faulted:
         """The target's addresses as they are now, less those the policy refuses."""

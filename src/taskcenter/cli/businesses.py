@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any
 
 import typer
@@ -63,6 +64,20 @@ def rotate(
     """A new API key, shown this once."""
     body = {"grace_seconds": grace, "revoke_previous": revoke, "rotate_signing_secret": signing_secret}
     show(admin_client().call("PUT", f"/businesses/{code}/credentials", body=body), as_json)
+
+
+@app.command()
+def update(
+    code: Code,
+    file: Annotated[typer.FileText, typer.Option(help="JSON with what to change, e.g. callback_auth; - for stdin.")],
+    as_json: Json = False,
+) -> None:
+    """Change settings. They come from a file: a secret on a command line would be seen by others."""
+    try:
+        body = json.load(file)
+    except ValueError:
+        raise typer.BadParameter('is not JSON, e.g. {"rate_limit": 500}', param_hint="--file") from None
+    show(admin_client().call("PUT", f"/businesses/{code}", body=body), as_json)
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pydantic import BaseModel, Field
 
+from taskcenter.http.callback_credential_models import CallbackAuthView, CallbackTlsView, auth_fields, tls_fields
 from taskcenter.service.business_input import DEFAULT_BREAKER
 from taskcenter.service.businesses import Registered, Rotated
 from taskcenter.service.tokens import IssuedToken
@@ -31,6 +32,12 @@ class BusinessView(BaseModel):
     max_active_tasks: int = Field(description="Tasks that may be active at once.", examples=[10000])
     default_timeout: float = Field(description="Seconds a callback may take by default.", examples=[10])
     breaker: dict[str, Any] = Field(description="When callbacks pause.", examples=[dict(DEFAULT_BREAKER)])
+    callback_auth: CallbackAuthView | None = Field(
+        description="The credential callbacks carry, masked; null: none.", examples=[None]
+    )
+    callback_tls: CallbackTlsView | None = Field(
+        description="The client certificate callbacks show, without its key; null: none.", examples=[None]
+    )
     version: int = Field(description="Grows with every change; for `If-Match`.", examples=[3])
     created_at: str = Field(description="When it was registered.", examples=[_AT])
     updated_at: str = Field(description="When it last changed.", examples=[_AT])
@@ -202,6 +209,8 @@ def business_fields(business: Business) -> dict[str, Any]:
         "max_active_tasks": business.max_active_tasks,
         "default_timeout": format_duration(business.default_timeout_ms),
         "breaker": {**DEFAULT_BREAKER, **business.breaker},
+        "callback_auth": auth_fields(business.callback_auth),
+        "callback_tls": tls_fields(business.callback_tls),
         "version": business.version,
         "created_at": format_time(business.created_at),
         "updated_at": format_time(business.updated_at),

@@ -24,6 +24,7 @@ from typing import Final
 import trio
 
 from taskcenter import __version__, log, tracing
+from taskcenter.actors.client import BusinessClient
 from taskcenter.actors.egress import EgressPolicy
 from taskcenter.actors.resolver import NameService
 from taskcenter.actors.tls import TlsSettings, tls_context
@@ -212,11 +213,12 @@ class Node:
             task_status=task_status,
         )
 
-    def _new_client(self, business: Business) -> CallbackTransport:
+    def _new_client(self, business: Business) -> BusinessClient:
         connections = min(business.max_concurrent_tasks, MAX_CONNECTIONS_PER_BUSINESS)
-        return CallbackTransport(
+        transport = CallbackTransport(
             policy=self._egress, resolver=self._names.for_business(), tls=self._tls, max_connections=connections
         )
+        return BusinessClient(business, transport)
 
     async def _await_signals(self) -> None:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

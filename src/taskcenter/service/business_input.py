@@ -10,6 +10,8 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from taskcenter.errors import FieldFault, InvalidInput
+from taskcenter.service.callback_credential_input import read_auth, read_tls
+from taskcenter.service.callback_credential_schema import AUTH_RULE, AUTH_SCHEMA, TLS_RULE, TLS_SCHEMA
 from taskcenter.service.fields import (
     InputModel,
     InsideFault,
@@ -29,6 +31,7 @@ from taskcenter.service.fields import (
     whole_number,
 )
 from taskcenter.service.principal import TOKEN_SCOPES, Scope
+from taskcenter.store.callback_credentials import CallbackAuth, CallbackTls
 from taskcenter.store.records import Business, BusinessStatus, JsonObject
 from taskcenter.times import DAY_MS, format_duration
 
@@ -124,6 +127,13 @@ _CONCURRENT: Final = Reads(whole_number(1, MAX_CONCURRENT), _number_schema(1, MA
 _ACTIVE: Final = Reads(whole_number(1, MAX_ACTIVE), _number_schema(1, MAX_ACTIVE))
 _TIMEOUT: Final = Reads(duration(100, 30_000), duration_schema(100, 30_000))
 _BREAKER_FIELD: Final = Reads(_breaker, BREAKER_SCHEMA)
+_AUTH: Final = Reads(read_auth, AUTH_SCHEMA)
+_TLS: Final = Reads(read_tls, TLS_SCHEMA)
+AUTH_EXAMPLE: Final = {"type": "bearer", "token": "of-the-receiver", "hosts": ["api.example.com"]}
+TLS_EXAMPLE: Final = {
+    "certificate": "-----BEGIN CERTIFICATE-----…", "private_key": "-----BEGIN PRIVATE KEY-----…",
+    "hosts": ["api.example.com"],
+}  # fmt: skip
 _STATUSES: Final = tuple(status.value for status in BusinessStatus)
 _STATUS: Final = Reads(
     lambda value: BusinessStatus(one_of(*_STATUSES)(value)), {"type": "string", "enum": list(_STATUSES)}
@@ -167,10 +177,12 @@ class BusinessInput(InputModel):
     breaker: Annotated[dict[str, Any] | None, _BREAKER_FIELD] = Field(
         None, description=BREAKER_RULE, examples=[{"failure_threshold": 5, "open_seconds": 30}]
     )
+    callback_auth: Annotated[CallbackAuth | None, _AUTH] = Field(None, description=AUTH_RULE, examples=[AUTH_EXAMPLE])
+    callback_tls: Annotated[CallbackTls | None, _TLS] = Field(None, description=TLS_RULE, examples=[TLS_EXAMPLE])
 
 
 class BusinessUpdate(InputModel):
-    """What to change; what is left out stays, in `breaker` too."""
+    """What to change; what is left out stays, in `breaker` too. `null` takes a credential for callbacks away."""
 
     business_name: Annotated[str | None, _NAME] = Field(None, description=NAME_RULE, examples=["Order service"])
     status: Annotated[BusinessStatus | None, _STATUS] = Field(
@@ -185,6 +197,8 @@ class BusinessUpdate(InputModel):
     breaker: Annotated[dict[str, Any] | None, _BREAKER_FIELD] = Field(
         None, description="When callbacks to a host that keeps failing pause.", examples=[{"enabled": False}]
     )
+    callback_auth: Annotated[CallbackAuth | None, _AUTH] = Field(None, description=AUTH_RULE, examples=[AUTH_EXAMPLE])
+    callback_tls: Annotated[CallbackTls | None, _TLS] = Field(None, description=TLS_RULE, examples=[TLS_EXAMPLE])
 
 
 class RotateInput(InputModel):
@@ -252,6 +266,8 @@ def apply(asked: BusinessUpdate, before: Business) -> Business:
         max_active_tasks=_or(asked.max_active_tasks, before.max_active_tasks),
         default_timeout_ms=_or(asked.default_timeout, before.default_timeout_ms),
         breaker=before.breaker if asked.breaker is None else complete_breaker(before.breaker, asked.breaker),
+        callback_auth=asked.callback_auth if "callback_auth" in asked.model_fields_set else before.callback_auth,
+        callback_tls=asked.callback_tls if "callback_tls" in asked.model_fields_set else before.callback_tls,
     )
 
 
@@ -264,6 +280,7 @@ def changed_fields(before: Business, after: Business) -> list[str]:
     pairs = {
         "business_name": "name", "status": "status", "rate_limit": "rate_limit",
         "max_concurrent_tasks": "max_concurrent_tasks", "max_active_tasks": "max_active_tasks",
-        "default_timeout": "default_timeout_ms", "breaker": "breaker",
+        "default_timeout": "default_timeout_ms", "breaker": "breaker", "callback_auth": "callback_auth",
+        "callback_tls": "callback_tls",
     }  # fmt: skip
     return [name for name, column in pairs.items() if getattr(before, column) != getattr(after, column)]

@@ -63,6 +63,7 @@ def build_business_services(
     writes: Writes,
     encryption_keys: Sequence[tuple[str, bytes]],
     random_bytes: RandomBytes,
+    check_url: Callable[[str], object],
     on_expiring: ExpiryHook | None = None,
 ) -> BusinessServices:
     """`encryption_keys`: (id, 32 bytes), newest first. Raises `ConfigError`."""
@@ -87,6 +88,7 @@ def build_business_services(
             writes=writes,
             clock=clock,
             token_life_ms=int(settings.jwt_ttl * 1000),
+            check_url=check_url,
         )
     )
     authenticator = Authenticator(

@@ -7,6 +7,7 @@ guarded by the row's version, and are told to the cache at once; other instances
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -16,6 +17,7 @@ from taskcenter.service import business_input as given
 from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.audit_trail import SYSTEM_CHAIN, AuditTrail
 from taskcenter.service.business_cache import BusinessCache
+from taskcenter.service.callback_credential_input import check
 from taskcenter.service.credentials import Issuer, in_force
 from taskcenter.service.paging import decode_cursor, encode_cursor
 from taskcenter.service.principal import TOKEN_SCOPES, Principal, PrincipalKind, Scope
@@ -66,6 +68,7 @@ class BusinessTools:
     writes: Writes
     clock: Clock
     token_life_ms: int
+    check_url: Callable[[str], object]  # raises ValueError for what may not be called
 
 
 class Businesses:
@@ -131,6 +134,7 @@ class Businesses:
         principal.require_admin()
         asked = given.BusinessInput.read(body)
         now = self._t.clock.now_ms()
+        check(asked.callback_auth, asked.callback_tls, now, self._t.check_url)
         business = Business(
             id=self._t.issuer.business_id(),
             code=asked.business_code,
@@ -146,6 +150,8 @@ class Businesses:
             created_at=now,
             updated_at=now,
             last_access_at=None,
+            callback_auth=asked.callback_auth,
+            callback_tls=asked.callback_tls,
         )
         key, credential = self._t.issuer.api_key(business.id, now)
         signing = self._t.issuer.signing_secret(business.id, now)
@@ -163,6 +169,7 @@ class Businesses:
         """Raises `Conflict('version_conflict')`, `NotFound`."""
         principal.require_admin()
         asked = given.BusinessUpdate.read(body)
+        check(asked.callback_auth, asked.callback_tls, self._t.clock.now_ms(), self._t.check_url)
         return await self._t.writes.call(lambda: self._update(principal, code, asked, expected_version))
 
     async def _update(

@@ -91,7 +91,7 @@ class Services:
         tasks = TaskServices(TaskService(tools), TaskCreation(tools, creator, ids), TaskBulk(tools), creator, writes)
         access = build_business_services(
             store, engine, clock, settings=settings, metrics=metrics, writes=writes,
-            encryption_keys=keys, random_bytes=random_bytes, on_expiring=on_expiring,
+            encryption_keys=keys, random_bytes=random_bytes, check_url=egress.check_url, on_expiring=on_expiring,
         )  # fmt: skip
         health = HealthService(engine, store.maintenance)
         stats = SystemStats(store.maintenance, store.leases, engine)

@@ -9,7 +9,15 @@ from taskcenter.errors import Conflict
 from taskcenter.store.audit import GENESIS, append_audit
 from taskcenter.store.connection import Connection, Database, DuplicateKey, Param, Row
 from taskcenter.store.records import Business, Counters, Credential, NewAuditEntry, SigningSecret
-from taskcenter.store.rows import business_row, credential_row, open_business, open_secret, secret_row, to_json
+from taskcenter.store.rows import (
+    business_row,
+    credential_row,
+    open_business,
+    open_secret,
+    sealed_credentials,
+    secret_row,
+    to_json,
+)
 from taskcenter.store.statements import businesses as sql
 from taskcenter.store.statements.text import chunks
 from taskcenter.store.vault import Vault
@@ -37,7 +45,7 @@ class SqlBusinessStore:
                     return
                 raise _taken(business.code)
             try:
-                await connection.execute(sql.INSERT, business_row(business))
+                await connection.execute(sql.INSERT, business_row(business, self._vault))
             except DuplicateKey:  # by another transaction since the look
                 raise _taken(business.code) from None
             await connection.execute(sql.INSERT_LEDGER, (business.id, GENESIS))
@@ -48,22 +56,24 @@ class SqlBusinessStore:
         await self._database.write(work)
 
     async def get(self, code: str) -> Business | None:
-        return _business(await self._one(sql.GET, (code.encode(),)))
+        return self._opened(await self._one(sql.GET, (code.encode(),)))
 
     async def get_by_id(self, business_id: int) -> Business | None:
-        return _business(await self._one(sql.GET_BY_ID, (business_id,)))
+        return self._opened(await self._one(sql.GET_BY_ID, (business_id,)))
 
     async def page(self, after_code: str | None, limit: int) -> list[Business]:
-        return [open_business(row) for row in await self._all(sql.PAGE, ((after_code or "").encode(), limit))]
+        return [
+            open_business(row, self._vault) for row in await self._all(sql.PAGE, ((after_code or "").encode(), limit))
+        ]
 
     async def changed_since(self, updated_at: int) -> list[Business]:
-        return [open_business(row) for row in await self._all(sql.CHANGED, (updated_at,))]
+        return [open_business(row, self._vault) for row in await self._all(sql.CHANGED, (updated_at,))]
 
     async def update(self, business: Business, audit: NewAuditEntry) -> bool:
         b = business
         values = (
             b.name, b.status.value, b.rate_limit, b.max_concurrent_tasks, b.max_active_tasks, b.default_timeout_ms,
-            to_json(dict(b.breaker)), b.version, b.updated_at, b.id, b.version - 1,
+            to_json(dict(b.breaker)), b.version, b.updated_at, *sealed_credentials(b, self._vault), b.id, b.version - 1,
         )  # fmt: skip
 
         async def work(connection: Connection) -> bool:
@@ -141,6 +151,9 @@ class SqlBusinessStore:
         row = await self._one(sql.LEDGER, (business_id,))
         return Counters(business_id, *(row or (0,) * len(sql.COUNTERS)))
 
+    def _opened(self, row: Row | None) -> Business | None:
+        return None if row is None else open_business(row, self._vault)
+
     async def _one(self, statement: str, params: Sequence[Param]) -> Row | None:
         async def work(connection: Connection) -> Row | None:
             return await connection.fetch_one(statement, params)
@@ -152,10 +165,6 @@ class SqlBusinessStore:
             return await connection.fetch(statement, params)
 
         return await self._database.read(work)
-
-
-def _business(row: Row | None) -> Business | None:
-    return None if row is None else open_business(row)
 
 
 def _taken(code: str) -> Conflict:

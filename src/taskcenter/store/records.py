@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from taskcenter.store.callback_credentials import CallbackAuth, CallbackTls
 from taskcenter.task import FinishReason, FlowLimit, Status, TaskRef
 
 JsonObject = Mapping[str, Any]
@@ -34,6 +35,8 @@ class Business:
     created_at: int
     updated_at: int
     last_access_at: int | None
+    callback_auth: CallbackAuth | None = None
+    callback_tls: CallbackTls | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,13 +1,13 @@
 """Sealing anew, with the newest key, whatever is sealed with an older one (`interface.ResealStore`).
 
-A walk goes over signing secrets, tasks and attempts by primary key, in pages. A page reads only the beginning of each
-value, which names its key; what is sealed with the newest one is passed by. The rest of the page is opened, sealed and
-written in one short transaction.
+A walk goes over signing secrets, tasks, attempts and businesses by primary key, in pages. A page reads only the
+beginning of each value, which names its key; what is sealed with the newest one is passed by. The rest of the page is
+opened, sealed and written in one short transaction.
 
 Invariants. A value is replaced by one that opens to the same bytes in the same place. Attempts and secrets never change
-otherwise; a task's write is guarded by its version and does not raise it, so neither an attempt under way nor a change
-through the API notices the walk, and the walk never undoes one. So pages may be repeated, and walks may run side by
-side.
+otherwise; a task's or business's write is guarded by its version and does not raise it, so neither an attempt under way
+nor a change through the API notices the walk, and the walk never undoes one. So pages may be repeated, and walks may
+run side by side.
 
 On failure. A value that does not open (its key is gone, or somebody tampered with it) stays and is counted. A row that
 was changed between being read and written stays too: the next walk finds it.

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Final
 
+from taskcenter.store.callback_credentials import AUTH_COLUMN, TLS_COLUMN, open_auth, open_tls, seal
 from taskcenter.store.connection import Param, Row
 from taskcenter.store.records import (
     Business,
@@ -165,24 +166,34 @@ def open_execution(row: Row, vault: Vault | None) -> Execution:
 # --- businesses ----------------------------------------------------------------------------------------------------
 
 
-def business_row(business: Business) -> tuple[Param, ...]:
+def business_row(business: Business, vault: Vault) -> tuple[Param, ...]:
     """In the order of `statements.businesses.COLUMNS`."""
     b = business
     return (
         b.id, b.code.encode(), b.name, b.shard, b.status.value, b.rate_limit, b.max_concurrent_tasks,
         b.max_active_tasks, b.default_timeout_ms, to_json(dict(b.breaker)), b.version, b.created_at,
-        b.updated_at, b.last_access_at,
+        b.updated_at, b.last_access_at, *sealed_credentials(b, vault),
     )  # fmt: skip
 
 
-def open_business(row: Row) -> Business:
+def sealed_credentials(business: Business, vault: Vault) -> tuple[bytes | None, bytes | None]:
+    """`callback_auth`, `callback_tls`."""
+    return (
+        seal(business.callback_auth, AUTH_COLUMN, business.id, vault),
+        seal(business.callback_tls, TLS_COLUMN, business.id, vault),
+    )
+
+
+def open_business(row: Row, vault: Vault) -> Business:
+    """A row of `statements.businesses.COLUMNS`. A credential for callbacks that no key opens is `Unreadable`."""
     (
         business_id, code, name, shard, status, rate_limit, max_concurrent_tasks, max_active_tasks, timeout_ms, breaker,
-        *rest,
+        version, created_at, updated_at, last_access_at, auth, tls,
     ) = row  # fmt: skip
     return Business(
         business_id, code.decode(), name, shard, BusinessStatus(status), rate_limit, max_concurrent_tasks,
-        max_active_tasks, timeout_ms, json.loads(breaker), *rest,
+        max_active_tasks, timeout_ms, json.loads(breaker), version, created_at, updated_at, last_access_at,
+        open_auth(auth, business_id, vault), open_tls(tls, business_id, vault),
     )  # fmt: skip
 
 

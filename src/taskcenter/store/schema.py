@@ -8,8 +8,8 @@ Rules that hold for all tables:
 * Times are BIGINT milliseconds since 1970 UTC; leases too, but there the store's own clock fills them in.
 * What a user chose and what we compare (`business_code`, `business_unique_id`, `tag`) is binary, so `A`, `a`, `á` and
   `a ` are four things on every server. Words of ours (`status`, ids) are ASCII with a binary collation.
-* What may hold a secret (`headers`, `payload`, request and response data, signing secrets) is sealed (`vault`): the
-  associated data is `<table>.<column>:<row's key>`.
+* What may hold a secret (`headers`, `payload`, request and response data, signing secrets, a business's credentials for
+  callbacks) is sealed (`vault`): the associated data is `<table>.<column>:<row's key>`.
 * `next_execute_at` is NULL unless the task waits, `finished_at` is NULL unless it ended: the sweep's and the purge's
   indexes have nothing to skip.
 * A hidden task (`kind` = finish) has a NUL before its `business_unique_id`, which no user's id can have.
@@ -93,6 +93,8 @@ business_systems: Final = Table(
     required("created_at", BigInteger),
     required("updated_at", BigInteger),
     optional("last_access_at", BigInteger),
+    optional("callback_auth", blob()),
+    optional("callback_tls", blob()),
     UniqueConstraint("business_code", name="uq_business_systems_code"),
     Index("ix_business_systems_shard", "shard"),
     Index("ix_business_systems_updated", "updated_at"),

@@ -62,4 +62,14 @@ PLACES: Final = (
         "SELECT request_data, response_data FROM task_executions WHERE task_id = ? AND number = ?",
         "UPDATE task_executions SET request_data = ?, response_data = ? WHERE task_id = ? AND number = ?",
     ),
+    # guarded like tasks: a change through the API raises the version
+    Place(
+        "business_systems", ("callback_auth", "callback_tls"), (-1,),
+        _same(
+            "SELECT id, SUBSTR(callback_auth, 1, 32), SUBSTR(callback_tls, 1, 32) FROM business_systems"
+            " WHERE id > ? ORDER BY id LIMIT ?"
+        ),
+        "SELECT callback_auth, callback_tls, version FROM business_systems WHERE id = ?",
+        "UPDATE business_systems SET callback_auth = ?, callback_tls = ? WHERE id = ? AND version = ?",
+    ),
 )  # fmt: skip

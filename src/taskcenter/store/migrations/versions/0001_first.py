@@ -90,6 +90,8 @@ def businesses() -> None:
         required("created_at", sa.BigInteger),
         required("updated_at", sa.BigInteger),
         optional("last_access_at", sa.BigInteger),
+        optional("callback_auth", BLOB),
+        optional("callback_tls", BLOB),
         sa.UniqueConstraint("business_code", name="uq_business_systems_code"),
         sa.Index("ix_business_systems_shard", "shard"),
         sa.Index("ix_business_systems_updated", "updated_at"),
