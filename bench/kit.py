@@ -6,6 +6,7 @@ same requests to the same nginx in the same run, without a store: a bare trio + 
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
@@ -130,6 +131,18 @@ async def httpx_rate(url: str, total: int, concurrency: int) -> float:
             await client.post(url, content=BODY)
 
         return await rate_of(send, total, concurrency)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU time that a process has used so far, by the kernel's count in ticks of some ms."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory_mib(pid: int) -> float:
+    """Memory that a process has resident."""
+    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
+    return int(fields[21]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def percentile(values: list[float], share: float) -> float:

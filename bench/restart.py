@@ -10,7 +10,6 @@ own until then. Memory is read when it is ready, and again when all timers of th
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import trio
+from bench.kit import cpu_s, memory_mib
 from bench.stores import database
 from tests.flow.kit import ADMIN_TOKEN, Api, Service, business
 
@@ -36,13 +36,6 @@ class Start:
     rss_mib: float
     loaded_s: float
     loaded_rss_mib: float
-
-
-def process_figures(pid: int) -> tuple[float, float]:
-    """CPU time in s, resident memory in MiB."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    ticks, pages = int(fields[11]) + int(fields[12]), int(fields[21])
-    return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 async def timers(service: Service) -> int:
@@ -71,22 +64,16 @@ async def one_start(service: Service, near: int) -> Start:
     began = time.perf_counter()
     await service.start()
     ready_s = time.perf_counter() - began
-    cpu_s, rss_mib = process_figures(child())
+    cpu, rss_mib = cpu_s(service.pid), memory_mib(service.pid)
     on_wheel = -1
     with trio.fail_after(LOAD_TIMEOUT_S):
         while on_wheel < near:
             await trio.sleep(0.05)
             on_wheel = await timers(service)
     loaded_s = time.perf_counter() - began
-    loaded = Start(ready_s, cpu_s, rss_mib, loaded_s, process_figures(child())[1])
+    loaded = Start(ready_s, cpu, rss_mib, loaded_s, memory_mib(service.pid))
     service.kill()
     return loaded
-
-
-def child() -> int:
-    """The service's pid: the one child of ours that is `taskcenter serve`."""
-    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text("ascii").split()
-    return next(int(pid) for pid in children if b"\0taskcenter\0serve" in Path(f"/proc/{pid}/cmdline").read_bytes())
 
 
 async def main(store: str, tasks: int, starts: int) -> None:

@@ -8,6 +8,7 @@ Specification: the ULID spec, https://github.com/ulid/spec.
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import Final
 
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -34,7 +35,13 @@ class IdSource:
 
 def encode(value: int) -> str:
     """130 bits as 13 pairs of letters."""
-    return "".join(_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10))
+    return _high(value >> 40) + "".join([_PAIRS[value >> shift & 1023] for shift in (30, 20, 10, 0)])
+
+
+@lru_cache(maxsize=8)  # identifiers of one ms have it in common
+def _high(value: int) -> str:
+    """The upper 90 bits as 9 pairs."""
+    return "".join([_PAIRS[value >> shift & 1023] for shift in range(80, -1, -10)])
 
 
 def is_id(text: str) -> bool:

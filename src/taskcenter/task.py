@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, Self
 
 from taskcenter.errors import InvalidTransition
+from taskcenter.values import value_class
 
 SHARDS: Final = 256
 
@@ -115,7 +115,7 @@ def shard_of(business_code: str) -> int:
     return zlib.crc32(business_code.encode()) % SHARDS
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class FlowLimit:
     """What holds for all tasks of a business with the same flow key."""
 
@@ -131,7 +131,7 @@ class FlowLimit:
         return cls(values.get("rate"), round(values.get("period", 60) * 1000), values.get("parallelism"))
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class TaskRef:
     """All the engine keeps in memory of a waiting task; the row is the truth and this can be dropped and re-read."""
 

@@ -19,10 +19,20 @@ TIME_EXAMPLE: Final = "2027-01-31T09:30:00Z"
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MS: Final = timedelta(milliseconds=1)
 _RFC3339: Final = re.compile(
-    r"([0-9]{4}-[0-9]{2}-[0-9]{2})[Tt ]([0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})"
+    r"([0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}):([0-9]{2})(?:\.([0-9]{1,9}))?([Zz]|[+-][0-9]{2}:[0-9]{2})"
 )
 _DURATION: Final = re.compile(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)(s|m|h|d)")
 _UNIT_MS: Final = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": DAY_MS}
+
+
+_NO_SUCH_TIME: Final = f"names a day, an hour or an offset that does not exist, e.g. {TIME_EXAMPLE}"
+
+
+@lru_cache(maxsize=4096)  # the minutes of a batch are few
+def _minute_ms(minute: str, offset: str) -> int:
+    """ms since 1970 of `2027-01-31T09:30`. Raises ValueError and OverflowError when there is no such minute."""
+    zone = "+00:00" if offset in "Zz" else offset
+    return (datetime.fromisoformat(f"{minute}:00{zone}") - _EPOCH) // _MS
 
 
 def parse_time(text: str) -> int:
@@ -30,15 +40,17 @@ def parse_time(text: str) -> int:
     parts = _RFC3339.fullmatch(text)
     if parts is None:
         raise ValueError(f"must be an RFC 3339 time with an offset, e.g. {TIME_EXAMPLE}")
-    date, minute, second, fraction, offset = parts.groups()
+    minute, second, fraction, offset = parts.groups()
     leap = second == "60"  # RFC 3339 §5.7: allowed; it is the first instant of the next minute
-    zone = "+00:00" if offset in "Zz" else offset
     try:
-        moment = datetime.fromisoformat(f"{date}T{minute}:{'59' if leap else second}{zone}")
-        whole_ms = (moment - _EPOCH) // _MS + (SECOND_MS if leap else 0)
+        whole_ms = _minute_ms(minute, offset)
     except (ValueError, OverflowError):
-        raise ValueError(f"names a day, an hour or an offset that does not exist, e.g. {TIME_EXAMPLE}") from None
-    at = whole_ms + (0 if leap or fraction is None else -(-int(fraction.ljust(9, "0")) // 1_000_000))
+        raise ValueError(_NO_SUCH_TIME) from None
+    if second > "60":
+        raise ValueError(_NO_SUCH_TIME)
+    at = whole_ms + int(second) * SECOND_MS
+    if fraction is not None and not leap:
+        at += -(-int(fraction.ljust(9, "0")) // 1_000_000)
     if not 0 <= at <= MAX_TIME_MS:
         raise ValueError(f"must lie between 1970 and 9999, e.g. {TIME_EXAMPLE}")
     return at
@@ -50,6 +62,7 @@ def format_time(at: int) -> str:
     return f"{(_EPOCH + timedelta(milliseconds=at)).isoformat(timespec='milliseconds')[:-6]}Z"
 
 
+@lru_cache(maxsize=1024, typed=True)
 def parse_duration(value: float | str) -> int:
     """Whole ms, rounded to the nearest. Raises ValueError, whose message says the fault and good examples."""
     if isinstance(value, str):

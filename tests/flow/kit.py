@@ -183,6 +183,12 @@ class Service:
         return status
 
     @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
@@ -195,7 +201,7 @@ class Api:
 
     def __init__(self, service: Service, token: str) -> None:
         self._service = service
-        self._token = token
+        self.token = token
         self._client = httpx.AsyncClient(trust_env=False, timeout=20)
 
     async def call(self, method: str, path: str, body: Any = None, **headers: str) -> httpx.Response:
@@ -203,7 +209,7 @@ class Api:
             method,
             f"{self._service.url}/api/v1{path}",
             json=body,
-            headers={"Authorization": f"Bearer {self._token}", **headers},
+            headers={"Authorization": f"Bearer {self.token}", **headers},
         )
 
     async def ok(self, method: str, path: str, body: Any = None) -> Any:

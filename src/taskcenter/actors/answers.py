@@ -22,13 +22,13 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, assert_never
 
 from taskcenter.actors.exchange import Answered, Exchange, Faulted
 from taskcenter.store.records import ExecutionStatus
+from taskcenter.values import value_class
 
 MIN_DEFERRAL_MS: Final = 1_000
 MAX_DEFERRAL_MS: Final = 3_600_000
@@ -47,7 +47,7 @@ _FAULT_STATUS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Success:
     """The receiver took it."""
 
@@ -55,7 +55,7 @@ class Success:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Retry:
     """A failed attempt. `reason` is the execution's `error_message`."""
 
@@ -63,7 +63,7 @@ class Retry:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Deferred:
     """Send it again, not before `until_ms` (ms since 1970)."""
 
@@ -73,7 +73,7 @@ class Deferred:
     status: ExecutionStatus = ExecutionStatus.DEFERRED
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Stop:
     """No further attempt."""
 

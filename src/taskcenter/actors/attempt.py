@@ -12,7 +12,7 @@ term and sends it again, flagged as a possible duplicate.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
@@ -30,6 +30,7 @@ from taskcenter.errors import StoreUnavailable
 from taskcenter.store.engine_records import Applied, ClaimRequest, Move, Outcome, Stale, Superseded
 from taskcenter.store.records import Execution, Task, TaskKind
 from taskcenter.task import TERMINAL, FlowLimit, TaskRef
+from taskcenter.values import value_class
 
 if TYPE_CHECKING:
     from taskcenter.actors.business import BusinessActor
@@ -41,7 +42,7 @@ STORE_PAUSE_S: Final = 0.5
 UNRECORDED: Final = {"taskcenter": "the store refused this exchange's details"}
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Claimed:
     """The row is running under our term, and nothing has been sent."""
 
@@ -49,7 +50,7 @@ class Claimed:
     secrets: Sequence[SigningSecret]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Ended:
     """The exchange is over."""
 

@@ -6,10 +6,11 @@ A fault is a value, not an exception: whoever sends must record every outcome, a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, Literal
 
 from taskcenter.actors.targets import ParsedTarget
+from taskcenter.values import value_class
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # a larger answer is a fault
 KEPT_BODY_BYTES: Final = 64 * 1024  # what is kept of it, to look for an action in; the rest is read and dropped
@@ -18,7 +19,7 @@ STORED_BODY_BYTES: Final = 4 * 1024  # what goes into the history
 FaultKind = Literal["timeout", "connection_error", "blocked", "invalid_response"]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class CallbackRequest:
     """One request. The transport writes Host, Content-Length, Accept-Encoding and Connection itself and drops a
     caller's; every other header goes out as given, in order."""
@@ -29,7 +30,7 @@ class CallbackRequest:
     body: bytes = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Answered:
     """The receiver answered in full, within the deadline and the limits."""
 
@@ -52,7 +53,7 @@ class Answered:
         return None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Faulted:
     """There is no answer to go by. `message` is for the task's owner: it says what happened, with no secret in it."""
 

@@ -8,16 +8,16 @@ attempt. Nothing is planned past the task's deadline: a due time after it ends t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from taskcenter.actors.answers import Decision, Deferred, Stop, Success
 from taskcenter.task import FinishReason, Status
+from taskcenter.values import value_class
 
 MAX_DEFERRALS: Final = 20  # a run
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class RetryAt:
     """The attempt failed; the next one of the list follows."""
 
@@ -25,21 +25,21 @@ class RetryAt:
     attempt: int  # the next one's number
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Defer:
     """The same attempt again; one more deferral of the run is used."""
 
     due_ms: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class GiveUp:
     """The run has failed."""
 
     reason: FinishReason  # RETRIES_EXHAUSTED | DEADLINE_PASSED
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Finish:
     """The run has ended as the receiver wished."""
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 import trio
@@ -27,6 +27,7 @@ from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
 from taskcenter.service.shielded import Slot
 from taskcenter.service.task_tools import TaskTools
 from taskcenter.store.records import Created, CreateResult, NewAuditEntry, NewTask, Task
+from taskcenter.values import value_class
 
 MAX_GROUP: Final = 256
 MAX_WAITING: Final = 4096
@@ -35,7 +36,7 @@ GATHER_S: Final = 0.002
 _log = log.get("creator")
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Create:
     """One create as the store takes it."""
 
@@ -44,7 +45,7 @@ class Create:
     audit: NewAuditEntry | None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class _Waiting:
     create: Create
     slot: Slot[CreateResult] = field(default_factory=Slot)

@@ -30,13 +30,14 @@ from taskcenter.store.rows import born, new_task_row, open_task, unique_key
 from taskcenter.store.statements import tasks as sql
 from taskcenter.store.statements.text import chunks, fetch_in
 from taskcenter.store.vault import Vault
+from taskcenter.values import value_class
 
 ROWS_AT_ONCE = 250  # one statement's: some ms of our own time
 SEALED_AT_ONCE = 32
 Key = tuple[int, bytes]  # business, unique id as it is stored
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Known:
     """A task that has the unique id already."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from taskcenter.store.records import Execution, ExecutionStatus, NewAuditEntry, NewTask, Task
 from taskcenter.task import FinishReason, Status
+from taskcenter.values import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class ClaimRequest:
     task_id: str
     version: int
@@ -17,7 +17,7 @@ class ClaimRequest:
     term: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Move:
     """Where an outcome takes the task. Waiting states name `next_execute_at`, terminal ones `finish_reason`."""
 
@@ -31,7 +31,7 @@ class Move:
     last_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Outcome:
     """The end of a sent attempt: recorded by compare-and-set on (running, term, sends, version)."""
 
@@ -46,7 +46,7 @@ class Outcome:
     audit: NewAuditEntry | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Settlement:
     """A move of a waiting task without an attempt: its deadline passed. Guarded by version and term."""
 
@@ -59,19 +59,19 @@ class Settlement:
     finish: NewTask | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Applied:
     version: int  # the row's, now
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Stale:
     """The row was changed (an update) since the claim: decide again on `task` and record again."""
 
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Superseded:
     """The row is no longer this attempt's: cancelled, recovered by another owner, gone. The history row was kept."""
 
@@ -84,7 +84,7 @@ Recorded = Applied | Stale | Superseded
 FinishOf = Callable[[Task, Execution | None], NewTask | None]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class SendPoint:
     """One callback of the last minutes: what rebuilds limiter and breaker after a change of owner."""
 
@@ -94,7 +94,7 @@ class SendPoint:
     response_status: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Instance:
     id: str
     address: str | None  # where peers reach its nudge port; None when alone
@@ -105,7 +105,7 @@ class Instance:
     started_at: int
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class ShardLease:
     shard: int
     owner: str | None

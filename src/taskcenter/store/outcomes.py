@@ -16,7 +16,6 @@ Order of locks: tasks by id, then ledgers by business; settlements take their sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from taskcenter.store import audit as chains
@@ -33,9 +32,10 @@ from taskcenter.store.statements import tasks as task_sql
 from taskcenter.store.statements.text import fetch_in
 from taskcenter.store.vault import Vault
 from taskcenter.task import TERMINAL, WAITING, Status
+from taskcenter.values import value_class
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Head:
     """What a move is compared with."""
 
@@ -50,7 +50,7 @@ class Head:
     next_execute_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Attempt:
     """What history holds of an attempt."""
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Any, Final
 
 from taskcenter.store.callback_credentials import CallbackAuth, CallbackTls
 from taskcenter.task import FinishReason, FlowLimit, Status, TaskRef
+from taskcenter.values import value_class
 
 JsonObject = Mapping[str, Any]
 
@@ -19,7 +20,7 @@ class BusinessStatus(StrEnum):
     DISABLED = "disabled"  # credentials are refused, no callback starts
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Business:
     id: int
     code: str
@@ -39,7 +40,7 @@ class Business:
     callback_tls: CallbackTls | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Credential:
     """An API key as it is kept: by its public id, with a keyed hash of the secret part."""
 
@@ -52,7 +53,7 @@ class Credential:
     last_used_at: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class SigningSecret:
     """A business's `whsec_…`; sealed at rest. The newest signs first, those in grace sign beside it."""
 
@@ -68,7 +69,7 @@ class TaskKind(StrEnum):
     FINISH = "finish"  # the one call of a task's finish_url; hidden from lists, quotas and counts
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class NewTask:
     id: str
     business_id: int
@@ -94,7 +95,7 @@ class NewTask:
     kind: TaskKind = TaskKind.CALLBACK
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Task:
     """A row of `tasks`, opened."""
 
@@ -170,7 +171,7 @@ class ExecutionStatus(StrEnum):
     INTERRUPTED = "interrupted"
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Execution:
     """One attempt that was sent, or may have been. `(task_id, number)` is its key, so recording twice is harmless."""
 
@@ -200,22 +201,22 @@ class Execution:
 # --- API: creates, changes, reads ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Created:
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Replayed:
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class IdConflict:
     existing_task_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class QuotaFull:
     limit: int
     active: int
@@ -231,7 +232,7 @@ class Unset(StrEnum):
 UNSET: Final = Unset.UNSET
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class TaskChange:
     """What an update sets; UNSET leaves a column alone."""
 
@@ -254,24 +255,24 @@ class TaskChange:
 TaskCheck = Callable[[Task], None]
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Changed:
     task: Task
     previous: Status
     cancelled_in_flight: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Missing:
     """No such task in this business."""
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class WrongState:
     task: Task
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class VersionMismatch:
     task: Task
 
@@ -279,7 +280,7 @@ class VersionMismatch:
 ChangeResult = Changed | Missing | WrongState | VersionMismatch
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class TaskFilter:
     statuses: frozenset[Status] = frozenset()
     callback_host: str | None = None
@@ -292,7 +293,7 @@ class TaskFilter:
     finished_before: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class NewAuditEntry:
     business_id: int  # 0: the system's own chain
     at: int
@@ -305,7 +306,7 @@ class NewAuditEntry:
     request_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class AuditEntry:
     business_id: int
     seq: int  # gapless within a business
@@ -320,7 +321,7 @@ class AuditEntry:
     hash: bytes  # SHA-256 over the former hash and this entry
 
 
-@dataclass(frozen=True, slots=True)
+@value_class(frozen=True, slots=True)
 class Counters:
     """A business's running totals; `active` is exact, kept in the transactions that change it."""
 

@@ -37,7 +37,10 @@ HIDDEN: Final = b"\0"  # before the unique id of a finish task: no user's id can
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return _encode(value)
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def optional_json(value: Any) -> str | None:

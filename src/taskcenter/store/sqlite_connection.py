@@ -21,7 +21,7 @@ from taskcenter.store.sqlite_file import statement_error
 SERVER: Final = f"sqlite {sqlite3.sqlite_version}"
 CHUNKS: Final = (64, 8, 1)  # rows of one INSERT: few sizes, so that its prepared form is found again
 _INSERT: Final = re.compile(r"\s*(?:INSERT|REPLACE)\b", re.IGNORECASE)
-_EXACT: Final = frozenset({str, bytes, type(None)})  # need no look at the value
+_EXACT: Final = frozenset({str, bytes, int, type(None)})  # need no look at the value
 
 
 class SqliteConnection:
@@ -96,6 +96,8 @@ class SqliteConnection:
                 self._insert_id = cursor.lastrowid or 0
         except UnicodeEncodeError:
             failure = QueryFault("a text parameter holds a lone surrogate", statement=sql)
+        except OverflowError:
+            failure = QueryFault("an integer parameter does not fit 64 bits", statement=sql)
         except (sqlite3.Error, sqlite3.Warning) as error:
             failure = statement_error(error, sql, writable=self._writable)
         else:
