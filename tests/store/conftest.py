@@ -1,13 +1,16 @@
 """A migrated database on each store, and a store on it with one business."""
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
+from tests.store.sqlite_kit import opened_file
 from tests.store.store_kit import add_business, database_of, opened_store, own_shards, vault
 from tests.store.unanswered import UnansweredDatabase
 
 from taskcenter.store import migrate
 from taskcenter.store.sql_store import SqlStore, open_store
+from taskcenter.store.sqlite import SqliteDatabase
 
 
 @pytest.fixture
@@ -55,3 +58,26 @@ async def two(migrated_url: str) -> AsyncIterator[tuple[SqlStore, SqlStore]]:
             return
         async with opened_store(migrated_url) as other:
             yield one, other
+
+
+# --- the embedded database alone -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """Where an embedded database may be made."""
+    return str(tmp_path / "taskcenter.db")
+
+
+@pytest.fixture(params=[False, True], ids=["threads", "in_loop"])
+async def database(request: pytest.FixtureRequest, path: str) -> AsyncIterator[SqliteDatabase]:
+    """The embedded database, in threads and in the loop."""
+    async with opened_file(path, in_loop=request.param) as made:
+        yield made
+
+
+@pytest.fixture
+async def threaded(path: str) -> AsyncIterator[SqliteDatabase]:
+    """The embedded database in threads, with little patience."""
+    async with opened_file(path, read_timeout_s=0.5, busy_timeout_s=0.1) as made:
+        yield made

@@ -4,8 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from tests.store.wrapped import WrappedDatabase
+
 from taskcenter.store import schema
-from taskcenter.store.connection import Connection, Database, Dialect, Param, PoolStatistics, Row, T, Work
+from taskcenter.store.connection import Connection, Database, Dialect, Param, Row, T, Work
 
 Statement = tuple[str, tuple[Param, ...]]
 
@@ -49,25 +51,10 @@ class NotingConnection:
 
 
 @dataclass
-class NotingDatabase:
+class NotingDatabase(WrappedDatabase):
     """A database, and all its lanes, whose connections note what they are asked."""
 
-    inner: Database
     noted: list[Statement] = field(default_factory=list)
-
-    @property
-    def dialect(self) -> Dialect:
-        return self.inner.dialect
-
-    @property
-    def server(self) -> str:
-        return self.inner.server
-
-    async def open(self) -> None:
-        await self.inner.open()
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
 
     async def read(self, work: Work[T]) -> T:
         async def noting(connection: Connection) -> T:
@@ -83,9 +70,6 @@ class NotingDatabase:
 
     async def lane(self, name: str) -> Database:
         return NotingDatabase(await self.inner.lane(name), self.noted)
-
-    def statistics(self) -> PoolStatistics:
-        return self.inner.statistics()
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from tests.store.store_kit import (
     request,
     vault,
 )
+from tests.store.wrapped import WrappedDatabase
 
-from taskcenter.store.connection import Connection, Database, Dialect, LockConflict, PoolStatistics, T, Work
+from taskcenter.store.connection import Connection, Database, LockConflict, T, Work
 from taskcenter.store.records import (
     Task,
 )
@@ -32,29 +33,11 @@ Two = tuple[SqlStore, SqlStore]
 
 
 @dataclass
-class HeldDatabase:
+class HeldDatabase(WrappedDatabase):
     """A server's database that stops before each COMMIT until it may go on."""
 
-    inner: Database
     stopped: trio.Event = field(default_factory=trio.Event)
     go: trio.Event = field(default_factory=trio.Event)
-
-    @property
-    def dialect(self) -> Dialect:
-        return self.inner.dialect
-
-    @property
-    def server(self) -> str:
-        return self.inner.server
-
-    async def open(self) -> None:
-        await self.inner.open()
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
-
-    async def read(self, work: Work[T]) -> T:
-        return await self.inner.read(work)
 
     async def write(self, work: Work[T], *, attempts: int = 3) -> T:
         async def held(connection: Connection) -> T:
@@ -68,9 +51,6 @@ class HeldDatabase:
 
     async def lane(self, name: str) -> Database:
         return HeldDatabase(await self.inner.lane(name), self.stopped, self.go)
-
-    def statistics(self) -> PoolStatistics:
-        return self.inner.statistics()
 
 
 @asynccontextmanager

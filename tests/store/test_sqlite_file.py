@@ -2,51 +2,18 @@
 
 import multiprocessing
 import stat
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 from tests.store.connection_kit import TABLES, by_hand, change, fetch, fetching, scalar
+from tests.store.sqlite_kit import our_threads
 
 from taskcenter.errors import ConfigError, StoreUnavailable
 from taskcenter.store.connection import Connection, StoreFault
 from taskcenter.store.sqlite import SqliteDatabase
-
-SLOW = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000000000) SELECT COUNT(*) FROM n"
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> str:
-    return str(tmp_path / "taskcenter.db")
-
-
-@pytest.fixture(params=[False, True], ids=["threads", "in_loop"])
-async def database(request: pytest.FixtureRequest, path: str) -> AsyncIterator[SqliteDatabase]:
-    database = SqliteDatabase(path, in_loop=request.param)
-    await database.open()
-    await change(database, TABLES["sqlite"])
-    try:
-        yield database
-    finally:
-        await database.aclose()
-
-
-@pytest.fixture
-async def threaded(path: str) -> AsyncIterator[SqliteDatabase]:
-    database = SqliteDatabase(path, read_timeout_s=0.5, busy_timeout_s=0.1)
-    await database.open()
-    await change(database, TABLES["sqlite"])
-    try:
-        yield database
-    finally:
-        await database.aclose()
-
-
-def our_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("sqlite-")]
 
 
 async def test_every_connection_is_set_up(database: SqliteDatabase) -> None:

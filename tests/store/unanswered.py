@@ -3,34 +3,18 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.store.wrapped import WrappedDatabase
+
 from taskcenter.errors import CommitUnknown
-from taskcenter.store.connection import Connection, Database, Dialect, PoolStatistics, T, Work
+from taskcenter.store.connection import Connection, Database, T, Work
 
 
 @dataclass
-class UnansweredDatabase:
+class UnansweredDatabase(WrappedDatabase):
     """A real database; its lanes lose what it loses."""
 
-    inner: Database
     lost: Literal["before", "after"] | None = None  # the next write's COMMIT; reset when it was lost
     parent: "UnansweredDatabase | None" = None
-
-    @property
-    def dialect(self) -> Dialect:
-        return self.inner.dialect
-
-    @property
-    def server(self) -> str:
-        return self.inner.server
-
-    async def open(self) -> None:
-        await self.inner.open()
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
-
-    async def read(self, work: Work[T]) -> T:
-        return await self.inner.read(work)
 
     async def write(self, work: Work[T], *, attempts: int = 3) -> T:
         root = self.parent or self
@@ -49,6 +33,3 @@ class UnansweredDatabase:
 
     async def lane(self, name: str) -> Database:
         return UnansweredDatabase(await self.inner.lane(name), parent=self.parent or self)
-
-    def statistics(self) -> PoolStatistics:
-        return self.inner.statistics()
