@@ -75,6 +75,14 @@ class Settings(BaseSettings):
     shutdown_grace: float = Field(20, ge=0, le=600, description="Time in-flight callbacks get at SIGTERM, in s.")
     max_in_flight: int = Field(2000, ge=1, le=100_000, description="Callbacks on their way at once, per process.")
     lease_ttl: float = Field(10, ge=3, le=300, description="Time after which a silent instance's shards move, in s.")
+    peer_address: str = Field(
+        "127.0.0.1:0",
+        description="Where an instance's peers reach it with hints about tasks due now (UDP, sealed by the encryption "
+        "keys): a numeric address of this machine and a port, 0 for any; further processes of the machine take the "
+        "ports after it. The default serves the processes of one machine. Without hints such a task waits for its "
+        "owner's next look, a second or so.",
+        examples=["10.0.0.5:7070"],
+    )
     db_pool_size: int = Field(8, ge=1, le=256, description="Connections for the API, per process (MySQL).")
     api_rate: float = Field(
         100, ge=0, le=100_000, description="API requests a business may send, per second and process; 0: no limit."
@@ -102,6 +110,17 @@ class Settings(BaseSettings):
             raise ValueError("names no address")
         for address in value:
             split_address(address)
+        return value
+
+    @field_validator("peer_address")
+    @classmethod
+    def _peer(cls, value: str) -> str:
+        try:
+            address = ipaddress.ip_address(split_address(value)[0])
+        except ValueError:
+            raise ValueError(f"{value!r} is not a numeric address and a port") from None
+        if address.is_unspecified or address.is_multicast:
+            raise ValueError(f"{value!r} is no address that others can send to")
         return value
 
     @field_validator("allowed_callback_networks", "denied_callback_networks", mode="before")

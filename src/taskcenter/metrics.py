@@ -62,6 +62,11 @@ class Metrics:
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Free space where an embedded database lies.")
         self.alerts = self._counter("alerts", "Alerts fired.", ("rule",))
         self.claims_refused = self._counter("claims_refused", "Claims that lost a race: cancelled, changed or moved.")
+        self.nudges = self._counter(
+            "nudges",
+            "Datagrams between instances that tell of tasks due now: sent, dropped, taken, refused.",
+            ("kind",),
+        )
         self.http_connections = self._gauge("http_connections", "Open API connections.")
         self.http_faults = self._counter("http_faults", "API connections ended by a fault.", ("kind",))
         ProcessCollector(registry=self.registry)

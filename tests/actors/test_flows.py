@@ -164,7 +164,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             EngineParts(
                 store=store, clock=clock, rng=rng, ids=IdSource(rng), metrics=Metrics(), tracer=AttemptTracer(rng),
                 load_business=store.businesses.get_by_id, new_client=lambda _: sends, alert=lambda rule, text: None,
-                identity="", address=None, lease_ttl_s=10, max_in_flight=1000,
+                identity="", nudges=None, lease_ttl_s=10, max_in_flight=1000,
             )
         )  # fmt: skip
         async with trio.open_nursery() as nursery:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import trio
+from prometheus_client.parser import text_string_to_metric_families
 
 ADMIN_TOKEN = "flow-tests-admin-token-0123456789"
 ENCRYPTION_KEYS = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -245,6 +246,37 @@ async def running(database_url: str, directory: Path, **settings: str) -> AsyncI
             if service.running:
                 service.kill()
             nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def several(database_url: str, directory: Path, count: int) -> AsyncIterator[tuple[list[Service], Receiver]]:
+    """Instances over one database, and a receiver; all are gone afterwards."""
+    services, receiver = [], Receiver()
+    for number in range(count):
+        own = directory / str(number)
+        own.mkdir()
+        services.append(Service(database_url, own))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(receiver.serve)
+        for service in services:
+            await service.start()
+        try:
+            yield services, receiver
+        finally:
+            for service in services:
+                if service.running:
+                    service.kill()
+            nursery.cancel_scope.cancel()
+
+
+async def metric(service: Service, name: str, **labels: str) -> float:
+    """A sample of /metrics, 0 when there is none."""
+    async with httpx.AsyncClient(trust_env=False) as client:
+        text = (await client.get(f"{service.url}/metrics")).text
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return sum(
+        one.value for one in samples if one.name == f"taskcenter_{name}" and labels.items() <= one.labels.items()
+    )
 
 
 @asynccontextmanager

@@ -14,7 +14,10 @@ from typing import Any
 
 import pytest
 import trio
-from tests.flow.kit import Answer, Api, Call, Receiver, business, running
+from tests.flow.kit import Answer, Api, Call, Receiver, business, metric, running, several
+from tests.servers import PrivateServer
+
+from taskcenter.task import SHARDS
 
 pytestmark = pytest.mark.real_time
 TASKS = 150
@@ -27,7 +30,7 @@ RETRY_S = 1
 class Storm:
     """What was cancelled, what was called, and how many calls had arrived when each cancel was answered."""
 
-    api: Api
+    apis: list[Api]  # one for each instance
     rng: random.Random
     arrived: Counter[str] = field(default_factory=Counter)  # task id → calls
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)  # task id → the first cancel's answer
@@ -48,14 +51,15 @@ class Storm:
             }
             for number in range(TASKS)
         ]  # fmt: skip
-        results = (await self.api.ok("POST", "/tasks/batch", {"tasks": items}))["results"]
+        results = (await self.apis[0].ok("POST", "/tasks/batch", {"tasks": items}))["results"]
         return [result["task"] for result in results]
 
     async def cancel(self, task: Any, at: float) -> None:
         await trio.sleep_until(at)
         by_id = self.rng.random() < 0.7
         path = f"/tasks/{task['id']}" if by_id else f"/tasks/business/{task['business_id']}"
-        while (answer := await self.api.call("DELETE", path)).status_code == 503:  # may be sent again, as promised
+        api = self.rng.choice(self.apis)
+        while (answer := await api.call("DELETE", path)).status_code == 503:  # may be sent again, as promised
             self.refused[answer.json()["code"]] += 1
             await trio.sleep(float(answer.headers["Retry-After"]))
         self.arrived_by_then[task["id"]] = self.arrived[task["id"]]
@@ -87,25 +91,44 @@ class Storm:
         assert arrived == len(executions)
         return "cancelled"
 
-
-@pytest.mark.parametrize("seed", [7])
-async def test_no_call_follows_a_cancel_that_denied_one(database_url: str, tmp_path: Path, seed: int) -> None:
-    never_open = {"enabled": False}  # the first attempts of half the tasks fail
-    async with running(database_url, tmp_path) as (service, receiver), business(service, breaker=never_open) as api:
-        storm = Storm(api, random.Random(seed))
-        receiver.decide = storm.decide
+    async def run(self, receiver: Receiver) -> None:
+        receiver.decide = self.decide
         begun_at = trio.current_time()
-        tasks = await storm.create(receiver)
-        await storm.rage(tasks, begun_at)
+        tasks = await self.create(receiver)
+        await self.rage(tasks, begun_at)
         await trio.sleep(0.6)  # what would be called in spite of the answer, is called by now
         how: Counter[str] = Counter()
         seen: defaultdict[str, int] = defaultdict(int)
         for task in tasks:
-            end = await api.until_status(task["id"], "cancelled", "succeeded")
-            how[storm.check(end)] += 1
+            end = await self.apis[0].until_status(task["id"], "cancelled", "succeeded")
+            how[self.check(end)] += 1
             seen[end["status"]] += 1
-        assert len(storm.answers) == TASKS
+        assert len(self.answers) == TASKS
         assert how["cancelled"], f"the storm came too late: {how}"
         assert how["succeeded"] + how["in flight"], f"the storm came too early: {how}"
-        stats = (await api.ok("GET", "/businesses/shop/stats"))["tasks"]
+        stats = (await self.apis[0].ok("GET", "/businesses/shop/stats"))["tasks"]
         assert {status: count for status, count in stats.items() if count} == dict(seen)
+
+
+NEVER_OPEN = {"enabled": False}  # the first attempts of half the tasks fail
+
+
+@pytest.mark.parametrize("seed", [7])
+async def test_no_call_follows_a_cancel_that_denied_one(database_url: str, tmp_path: Path, seed: int) -> None:
+    async with running(database_url, tmp_path) as (service, receiver), business(service, breaker=NEVER_OPEN) as api:
+        await Storm([api], random.Random(seed)).run(receiver)
+
+
+async def test_nor_one_that_another_instance_denied(mariadb_server: PrivateServer, tmp_path: Path) -> None:
+    """Half of the cancels reach an instance that does not own the shard and sends nothing itself."""
+    url = mariadb_server.create_database()
+    async with (
+        several(url, tmp_path, 2) as ((one, other), receiver),
+        business(one, breaker=NEVER_OPEN) as api,
+    ):
+        while await metric(other, "shards_owned") < SHARDS / 2:
+            await trio.sleep(0.1)
+        elsewhere = Api(other, api.token)
+        storm = Storm([api, elsewhere], random.Random(7))
+        await storm.run(receiver)
+        await elsewhere.aclose()

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import trio
-from tests.flow.kit import Answer, Api, Receiver, Service, business
+from tests.flow.kit import Answer, Api, Service, business, metric, several
 from tests.flow.test_crash import all_ended
 
 pytestmark = pytest.mark.real_time
 INSTANCES = 3
-
-
-@asynccontextmanager
-async def cluster(database_url: str, directory: Path) -> AsyncIterator[tuple[list[Service], Receiver]]:
-    receiver = Receiver()
-    services = []
-    for number in range(INSTANCES):
-        own = directory / str(number)
-        own.mkdir()
-        services.append(Service(database_url, own))
-    async with trio.open_nursery() as nursery:
-        await nursery.start(receiver.serve)
-        for service in services:
-            await service.start()
-        try:
-            yield services, receiver
-        finally:
-            for service in services:
-                if service.running:
-                    service.kill()
-            nursery.cancel_scope.cancel()
 
 
 async def spread(api: Api, url: str, count: int, over_s: float, start_s: float) -> list[str]:
@@ -48,18 +25,36 @@ async def spread(api: Api, url: str, count: int, over_s: float, start_s: float) 
     return ids
 
 
+async def at_once(service: Service, of: Api, url: str) -> list[str]:
+    """Ten tasks due now, created through one instance."""
+    api = Api(service, of.token)
+    bodies = [{"business_id": f"now-{service.port}-{number}", "callback_url": url} for number in range(10)]
+    made = [await api.ok("POST", "/tasks", body) for body in bodies]
+    await api.aclose()
+    return [task["id"] for task in made]
+
+
 def server_url(mariadb_server: object) -> str:
     create: Callable[[], str] = mariadb_server.create_database  # type: ignore[attr-defined]  # tests.servers' fixture
     return create()
 
 
 async def test_each_task_is_called_once_and_a_killed_owner_is_replaced(mariadb_server: object, tmp_path: Path) -> None:
-    async with cluster(server_url(mariadb_server), tmp_path) as (services, receiver):
+    async with several(server_url(mariadb_server), tmp_path, INSTANCES) as (services, receiver):
         receiver.decide = lambda call: Answer(delay_s=0.05)
         async with business(services[0], "one") as one, business(services[1], "two") as two:
             quiet = await spread(one, receiver.url, 300, 1, 1)
             assert await all_ended(one, quiet) == {"succeeded": 300}
             assert Counter(call.headers["x-taskcenter-task-id"] for call in receiver.calls) == dict.fromkeys(quiet, 1)
+
+            receiver.calls.clear()
+            now = [task_id for service in services for task_id in await at_once(service, one, receiver.url)]
+            assert await all_ended(one, [*quiet, *now]) == {"succeeded": 330}
+            kinds = ("sent", "taken", "refused")
+            sent, taken, refused = [
+                sum([await metric(each, "nudges_total", kind=kind) for each in services]) for kind in kinds
+            ]
+            assert sent >= taken > 0 == refused, "whichever instance was asked, the owner of the shard is told"
 
             receiver.calls.clear()
             loaded = await spread(two, receiver.url, 900, 6, 1)
@@ -78,7 +73,7 @@ async def test_each_task_is_called_once_and_a_killed_owner_is_replaced(mariadb_s
 
 
 async def test_a_rolling_restart_repeats_and_loses_nothing(mysql_server: object, tmp_path: Path) -> None:
-    async with cluster(server_url(mysql_server), tmp_path) as (services, receiver):
+    async with several(server_url(mysql_server), tmp_path, INSTANCES) as (services, receiver):
         receiver.decide = lambda call: Answer(delay_s=0.05)
         async with business(services[0], "shop") as api:
             ids = await spread(api, receiver.url, 900, 15, 1)

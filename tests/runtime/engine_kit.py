@@ -19,16 +19,19 @@ from tests.store import store_kit
 from tests.store.store_kit import NOW, audit_entry, business, credential, signing_secret
 
 from taskcenter.clock import Clock
+from taskcenter.config import split_address
 from taskcenter.errors import StoreUnavailable
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.engine import Engine, EngineParts
+from taskcenter.runtime.nudges import Nudges
 from taskcenter.store.records import Business, Execution, Task
 from taskcenter.store.sql_store import SqlStore
 from taskcenter.task import SHARDS, TaskRef
 from taskcenter.tracing import AttemptTracer
 
 TTL_S = 10.0
+KEYS = (("k1", bytes(32)),)
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CODES = tuple(f"business-{number}" for number in range(8))  # spread over the shards
 
@@ -78,8 +81,14 @@ class Instance:
     engine: Engine
     metrics: Metrics
     line: Line
+    nudges: Nudges | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     over: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def nudge_address(self) -> tuple[str, int]:
+        assert self.nudges is not None
+        return split_address(self.nudges.address)
 
     @property
     def shards(self) -> frozenset[int]:
@@ -102,20 +111,23 @@ class Cluster:
     instances: dict[str, Instance] = field(default_factory=dict)
     alerts: list[tuple[str, str]] = field(default_factory=list)
     businesses: dict[str, Business] = field(default_factory=dict)
+    hints: bool = False  # whether instances tell each other, over real sockets
 
     async def join(self, name: str) -> Instance:
         """A new instance, once its first round of leases is done."""
         rng = random.Random(name)
         metrics, line = Metrics(), Line()
+        identity = f"boot|namespace|{name}|0"  # processes of one machine
+        nudges = Nudges("127.0.0.1:0", KEYS, identity, self.clock, metrics) if self.hints else None
         store: Any = LinedStore(self.store, line)
         parts = EngineParts(
             store=store, clock=self.clock, rng=rng, ids=IdSource(rng), metrics=metrics, tracer=AttemptTracer(rng),
             load_business=store.businesses.get_by_id,
             new_client=lambda of: ScriptedClient(self.receivers, of, name),
             alert=lambda rule, text: self.alerts.append((rule, text)),
-            identity=name, address=None, lease_ttl_s=TTL_S, max_in_flight=500,
+            identity=identity, nudges=nudges, lease_ttl_s=TTL_S, max_in_flight=500,
         )  # fmt: skip
-        instance = self.instances[name] = Instance(name, Engine(parts), metrics, line)
+        instance = self.instances[name] = Instance(name, Engine(parts), metrics, line, nudges)
         await self.nursery.start(self._run, instance)
         return instance
 
@@ -185,11 +197,13 @@ class Cluster:
 
 
 @asynccontextmanager
-async def cluster(*names: str, codes: Sequence[str] = CODES[:1], **settings: Any) -> AsyncIterator[Cluster]:
+async def cluster(
+    *names: str, codes: Sequence[str] = CODES[:1], hints: bool = False, **settings: Any
+) -> AsyncIterator[Cluster]:
     """A store with businesses and the instances named, which have shared the shards out. Virtual time only."""
     clock = Clock(NOW)
     async with memory_store(clock) as store, trio.open_nursery() as nursery:
-        made = Cluster(store, clock, Receivers(clock), nursery)
+        made = Cluster(store, clock, Receivers(clock), nursery, hints=hints)
         for code in codes:
             await made.add(code, **settings)
         for name in names:

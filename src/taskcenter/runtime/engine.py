@@ -26,10 +26,11 @@ from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.leases import LeaseKeeper
 from taskcenter.runtime.load import LoadGauge
+from taskcenter.runtime.nudges import Nudges
 from taskcenter.runtime.signing_keys import SigningSecrets
 from taskcenter.runtime.views import business_view, wait_view
 from taskcenter.service.engine_port import BusinessView, WaitView
-from taskcenter.store.engine_records import ClaimRequest, Outcome, Recorded
+from taskcenter.store.engine_records import ClaimRequest, Instance, Outcome, Recorded, ShardLease
 from taskcenter.store.interface import Store
 from taskcenter.store.records import Business, ExecutionStatus, Task, TaskKind
 from taskcenter.task import TERMINAL, TaskRef
@@ -55,7 +56,7 @@ class EngineParts:
     new_client: Callable[[Business], CallbackClient]
     alert: Callable[[str, str], None]
     identity: str
-    address: str | None
+    nudges: Nudges | None  # None: alone on its store
     lease_ttl_s: float
     max_in_flight: int
 
@@ -106,7 +107,8 @@ class Engine:
             parts.store.engine,
             new_id=lambda: parts.ids.next(self._clock.now_ms()),
             identity=parts.identity,
-            address=parts.address,
+            address=None if parts.nudges is None else parts.nudges.address,
+            observed=self._observed,
             ttl_s=parts.lease_ttl_s,
             now_ms=self._clock.now_ms,
             metrics=parts.metrics,
@@ -149,6 +151,8 @@ class Engine:
             await nursery.start(self._wheel.run)
             nursery.start_soon(self._loader.run)
             await nursery.start(self._leases.run)
+            if self._parts.nudges is not None:
+                nursery.start_soon(self._parts.nudges.run, self._hinted, lambda: self.instance_id)
             task_status.started()
 
     async def drain(self, grace_s: float) -> bool:
@@ -190,6 +194,11 @@ class Engine:
         self.arm(ref)  # the wheel keeps the newest version of a task it knows
         return True
 
+    def _hinted(self, ref: TaskRef) -> None:
+        """The API's of this instance, or a peer's; not passed on if the shard is not ours (any more)."""
+        if not self._registry.holds(ref):
+            self.arm(ref)
+
     def _deliver(self, ref: TaskRef) -> None:
         self._registry.offer(ref)
 
@@ -205,6 +214,10 @@ class Engine:
 
     def _gained(self, shards: frozenset[int]) -> None:
         self._loader.add_shards(shards)
+
+    def _observed(self, instances: Sequence[Instance], leases: Sequence[ShardLease]) -> None:
+        if self._parts.nudges is not None:
+            self._parts.nudges.learn(instances, leases, self.instance_id)
 
     async def _settled(self, shards: frozenset[int]) -> None:
         await self._registry.settle(shards)
@@ -228,8 +241,10 @@ class Engine:
         return self._leases.instance_id
 
     def offer(self, ref: TaskRef) -> None:
-        if not self._registry.holds(ref):
-            self.arm(ref)
+        if self.owns(ref.shard):
+            self._hinted(ref)
+        elif self._parts.nudges is not None:
+            self._parts.nudges.send(ref)
 
     def withdraw(self, task_id: str, business_id: int) -> bool:
         self._wheel.forget(task_id)

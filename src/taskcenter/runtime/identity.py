@@ -38,6 +38,12 @@ def own_identity() -> str:
     return f"{_boot()}|{_namespace()}|{pid}|{_started(pid) or ''}"
 
 
+def same_machine(one: str, other: str) -> bool:
+    """Whether two processes run under the same kernel and see each other: what is loopback to one is to the other."""
+    ours, theirs = one.split("|")[:2], other.split("|")[:2]
+    return len(ours) == 2 and all(ours) and ours == theirs
+
+
 def surely_dead(identity: str) -> bool:
     """Whether the process that wrote `identity` has ended, as far as this machine can know for certain."""
     parts = identity.split("|")

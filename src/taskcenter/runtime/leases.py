@@ -19,7 +19,7 @@ by our monotonic clock is declared dead even if the store's clock was set back.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,7 @@ from taskcenter.actors.finish import finish_of
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.identity import surely_dead
+from taskcenter.store.engine_records import Instance, ShardLease
 from taskcenter.store.interface import EngineStore, LeaseStore
 from taskcenter.store.records import Task
 from taskcenter.task import SHARDS
@@ -59,6 +60,7 @@ class LeaseKeeper:
         new_id: Callable[[], str],
         identity: str,
         address: str | None,
+        observed: Callable[[Sequence[Instance], Sequence[ShardLease]], None],
         ttl_s: float,
         now_ms: Callable[[], int],
         metrics: Metrics,
@@ -72,6 +74,7 @@ class LeaseKeeper:
         self._new_id = new_id
         self._identity = identity
         self._address = address
+        self._observed = observed
         self._ttl_s = ttl_s
         self._now_ms = now_ms
         self._metrics = metrics
@@ -193,6 +196,7 @@ class LeaseKeeper:
         """Take up to my share of what is free or orphaned; give up a few when I hold more than it."""
         instances = await self._store.instances()
         leases = await self._store.shards()
+        self._observed(instances, leases)
         if len(leases) < SHARDS:
             self._metrics.alerts.labels("missing_shard_row").inc()
             self._log.error("shard rows are missing", found=len(leases), needed=SHARDS)

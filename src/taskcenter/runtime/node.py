@@ -43,6 +43,7 @@ from taskcenter.runtime.gauges import TaskGauges
 from taskcenter.runtime.housekeeping import Housekeeping
 from taskcenter.runtime.identity import own_identity
 from taskcenter.runtime.keyring import load_keys
+from taskcenter.runtime.nudges import Nudges
 from taskcenter.service.services import Services
 from taskcenter.store.records import Business
 from taskcenter.store.revision import check, require_current
@@ -142,6 +143,8 @@ class Node:
         self._names = NameService()
         self._tls = TlsSettings(ca_file=settings.callback_ca)
         _check_tls(self._tls)
+        identity = own_identity()
+        alone = isinstance(parse_database_url(settings.database_url.get_secret_value()), SqliteUrl)
         self._engine = Engine(
             EngineParts(
                 store=store,
@@ -153,8 +156,8 @@ class Node:
                 load_business=store.businesses.get_by_id,
                 new_client=self._new_client,
                 alert=self._alerts,
-                identity=own_identity(),
-                address=None,
+                identity=identity,
+                nudges=None if alone else Nudges(settings.peer_address, keys, identity, self._clock, metrics),
                 lease_ttl_s=settings.lease_ttl,
                 max_in_flight=settings.max_in_flight,
             )
