@@ -74,6 +74,23 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] | None = Field(None, description="`console` on a terminal, else `json`.")
     shutdown_grace: float = Field(20, ge=0, le=600, description="Time in-flight callbacks get at SIGTERM, in s.")
     max_in_flight: int = Field(2000, ge=1, le=100_000, description="Callbacks on their way at once, per process.")
+    business_memory: int = Field(
+        64 * 1024 * 1024,
+        ge=1024 * 1024,
+        description="Bytes that the callbacks on their way of one business may hold, per process.",
+        examples=["67108864"],
+    )
+    backlog_pace: float = Field(
+        1.0,
+        ge=0,
+        le=1000,
+        description=(
+            "How fast tasks that became overdue in an outage, a pause or behind a breaker are let go, in due order: "
+            "times the business's `rate_limit`, spread evenly. 1: a limit of 1000 a minute lets 16.7 a second go. "
+            "Less than 1 may never catch up; 0: as fast as the limits allow."
+        ),
+        examples=["1.0"],
+    )
     lease_ttl: float = Field(10, ge=3, le=300, description="Time after which a silent instance's shards move, in s.")
     peer_address: str = Field(
         "127.0.0.1:0",

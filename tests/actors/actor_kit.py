@@ -14,7 +14,8 @@ from tests.store import store_kit
 from tests.store.store_kit import NOW, audit_entry, business, credential, signing_secret, vault
 
 from taskcenter import log
-from taskcenter.actors.business import LEAD_MS, BusinessActor
+from taskcenter.actors.admission import LEAD_MS
+from taskcenter.actors.business import BusinessActor
 from taskcenter.actors.committer import Committer
 from taskcenter.actors.gate import FairGate
 from taskcenter.actors.registry import ActorRegistry
@@ -46,6 +47,7 @@ class World:
     metrics: Metrics
     terms: dict[int, int]
     gate: FairGate
+    pace: float = 0.0
     alerts: list[tuple[str, str]] = field(default_factory=list)
     clients: list[ScriptedClient] = field(default_factory=list)
     claims_out: bool = False  # the store does not answer claims
@@ -154,7 +156,7 @@ class World:
             tracer=AttemptTracer(rng), gate=self.gate, claims=claims, outcomes=outcomes,
             engine_store=self.store.engine, task_store=self.store.tasks, arm=self.arm, term_of=self.terms.get,
             secrets_of=self._secrets, alert=lambda rule, text: self.alerts.append((rule, text)),
-            new_client=self._client,
+            new_client=self._client, backlog_pace=self.pace, business_memory=64 << 20,
         )  # fmt: skip
         self.registry = ActorRegistry(tools, self.store.businesses.get_by_id)
         self.wheel = WheelDriver(self.clock, lambda ref: void(self.registry.offer(ref)), lead_ms=LEAD_MS)
@@ -181,12 +183,12 @@ async def memory_store(clock: Clock) -> AsyncIterator[SqlStore]:
 
 
 @asynccontextmanager
-async def world(*, in_flight: int = 1000, **settings: Any) -> AsyncIterator[World]:
+async def world(*, in_flight: int = 1000, pace: float = 0.0, **settings: Any) -> AsyncIterator[World]:
     """A running world with the business `shop` (7), its settings as told. Ask for `autojump_clock` first."""
     clock = Clock(NOW)
     async with memory_store(clock) as store:
         terms = await store_kit.own_shards(store, range(SHARDS))
-        made = World(store, clock, Receivers(clock), Metrics(), terms, FairGate(in_flight))
+        made = World(store, clock, Receivers(clock), Metrics(), terms, FairGate(in_flight), pace)
         await made.add(**settings)
         async with trio.open_nursery() as nursery:
             await made.start(nursery)

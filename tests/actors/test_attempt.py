@@ -45,7 +45,7 @@ async def test_an_attempt_that_is_claimed_and_not_sent_is_known_to_be_stopped(au
         assert await cancel(the, task)
         await trio.sleep(1)
         assert the.receivers.calls == []
-        assert the.actor().limiter.used(the.clock.now_ms()) == 0  # the start was given back
+        assert the.actor().admission.limiter.used(the.clock.now_ms()) == 0  # the start was given back
 
 
 async def test_one_on_its_way_cannot_be_stopped_and_its_attempt_is_kept(autojump_clock: object) -> None:
@@ -120,13 +120,13 @@ async def test_nothing_is_sent_unclaimed_and_all_is_sent_when_the_store_is_back(
         tasks = await the.run(20)
         await trio.sleep(60)
         assert the.receivers.calls == []
-        hold = the.actor().hold
+        hold = the.actor().admission.hold
         assert hold is not None
         assert hold.reason == "store"
         the.claims_out = False
         rows = await the.settled(*tasks, within_s=2)
         assert {(row.status, row.sends, row.current_retry) for row in rows} == {(Status.SUCCEEDED, 1, 0)}
-        assert the.actor().limiter.used(the.clock.now_ms()) == 20  # what was not sent was given back
+        assert the.actor().admission.limiter.used(the.clock.now_ms()) == 20  # what was not sent was given back
 
 
 async def test_an_outcome_is_kept_until_it_is_stored_and_stored_once(autojump_clock: object) -> None:

@@ -119,7 +119,7 @@ async def test_a_paused_business_starts_nothing_and_goes_on_when_resumed(autojum
         tasks = await the.run(5)
         await trio.sleep(600)
         assert len(the.receivers.calls) == 1
-        hold = the.actor().hold
+        hold = the.actor().admission.hold
         assert hold is not None
         assert hold.reason == "paused"
         the.registry.business_changed(shop)
@@ -174,12 +174,12 @@ async def test_a_breaker_opens_probes_and_closes_for_a_receiver_that_recovers(au
         tasks = await the.run(20, retry_intervals_ms=(1_000,) * 10)
         await trio.sleep(5)
         assert len(the.receivers.calls) == 3
-        breaker = the.actor().breakers.worst
+        breaker = the.actor().admission.breakers.worst
         assert breaker is not None
         assert breaker.state is BreakerState.OPEN
         rows = await the.settled(*tasks)
         assert {row.status for row in rows} == {Status.SUCCEEDED}
-        assert the.actor().breakers.all_closed
+        assert the.actor().admission.breakers.all_closed
         ill = [call.at for call in the.receivers.calls if call.at < recovers_at]
         assert len(ill) <= 3 + 2  # probes after 30 s and 60 s more, nothing else
         well = [call.at for call in the.receivers.calls if call.at >= recovers_at]
@@ -216,7 +216,7 @@ async def test_a_deadline_that_passes_behind_a_breaker_ends_the_task_and_tells(a
         [task] = await the.run(deadline_at=NOW + 10_000, finish_url="http://other.test/finished")
         [row] = await the.settled(task, within_s=10)
         assert (row.status, row.finish_reason, row.sends) == (Status.FAILED, FinishReason.DEADLINE_PASSED, 0)
-        assert row.last_error == "the deadline 2027-01-15T08:00:10.000Z passed while it waited for breaker"
+        assert row.last_error == "the deadline 2027-01-15T08:00:10.000Z passed while it waited for the breaker"
         await the.receivers.wait_for(4, within_s=5)
         finish = the.receivers.calls[-1]
         assert (finish.url, finish.body["finish_reason"]) == ("http://other.test/finished", "deadline_passed")

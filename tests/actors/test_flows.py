@@ -86,16 +86,16 @@ def test_the_newest_tasks_limit_holds() -> None:
 
 
 def test_flows_are_bounded_and_those_in_use_stay() -> None:
-    flows = Flows(lambda key: key == "waiting", most=10)
+    flows = Flows(lambda key: key == "waiting", 0, most=10)
     limit = FlowLimit(1, 1000, 1)
     for key in ("waiting", "flying", *(str(number) for number in range(500))):
-        flow = flows.of(TaskRef(key, 7, 3, 0, 1, flow_key=key, flow_limit=limit))
+        flow = flows.of(TaskRef(key, 7, 3, 0, 1, flow_key=key, flow_limit=limit), 5_000)
         assert flow is not None
         if key == "flying":
             flow.start(0)
     assert len(flows) <= 10
     assert flows.get("waiting") and flows.get("flying")
-    assert flows.of(TaskRef("a", 7, 3, 0, 1, flow_key="no limit")) is None
+    assert flows.of(TaskRef("a", 7, 3, 0, 1, flow_key="no limit"), 5_000) is None
 
 
 @dataclass
@@ -164,7 +164,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             EngineParts(
                 store=store, clock=clock, rng=rng, ids=IdSource(rng), metrics=Metrics(), tracer=AttemptTracer(rng),
                 load_business=store.businesses.get_by_id, new_client=lambda _: sends, alert=lambda rule, text: None,
-                identity="", nudges=None, lease_ttl_s=10, max_in_flight=1000,
+                identity="", nudges=None, lease_ttl_s=10, max_in_flight=1000, backlog_pace=1.0,
+                business_memory=64 << 20,
             )
         )  # fmt: skip
         async with trio.open_nursery() as nursery:

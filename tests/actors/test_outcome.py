@@ -177,11 +177,12 @@ def test_nothing_is_planned_past_the_deadline(decision: Decision) -> None:
     assert past_it.last_error == "m"
 
 
-def test_a_claimed_task_whose_deadline_has_passed_says_so_unless_it_has_failed_before() -> None:
-    move = expired(claimed(deadline_at=NOW - 1))
+def test_a_claimed_task_whose_deadline_has_passed_says_so_and_what_it_waited_for_and_what_went_wrong_before() -> None:
+    move = expired(claimed(deadline_at=NOW - 1), None)
     assert (move.status, move.finish_reason) == (Status.FAILED, FinishReason.DEADLINE_PASSED)
-    assert move.last_error == "no attempt may start after the deadline 2027-01-15T07:59:59.999Z"
-    assert expired(claimed(deadline_at=NOW - 1, last_error="refused")).last_error == "refused"
+    assert move.last_error == "the deadline 2027-01-15T07:59:59.999Z passed"
+    waited = expired(claimed(deadline_at=NOW - 1, last_error="refused"), "breaker").last_error or ""
+    assert waited.endswith("passed while it waited for the breaker; before that: refused")
 
 
 # --- schedules ------------------------------------------------------------------------------------------------------

@@ -83,6 +83,13 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"breaker": {"open_seconds": 0}}, "breaker.open_seconds"),
     ({"breaker": {"open_seconds": 60, "max_open_seconds": 30}}, "breaker.max_open_seconds"),
     ({"breaker": {"half_open_probes": 101}}, "breaker.half_open_probes"),
+    ({"host_limits": []}, "host_limits"),
+    ({"host_limits": {"a.example": {}}}, "host_limits.a.example"),
+    ({"host_limits": {"a.example": {"rate": 5}}}, "host_limits.a.example.period"),
+    ({"host_limits": {"a.example": {"parallelism": 0}}}, "host_limits.a.example.parallelism"),
+    ({"host_limits": {"a.example:8080": {"parallelism": 1}}}, "host_limits.a.example:8080"),
+    ({"host_limits": {"a b": {"parallelism": 1}}}, "host_limits.a b"),
+    ({"host_limits": {"a.example": {"parallelism": 1}, "A.example.": {"parallelism": 2}}}, "host_limits.A.example."),
 ]
 
 

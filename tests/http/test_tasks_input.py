@@ -17,9 +17,9 @@ from taskcenter.store.records import UNSET, Business, BusinessStatus, NewTask
 
 NOW = 1_800_000_000_000
 BUSINESS = Business(
-    id=7, code="orders", name="Orders", shard=3, status=BusinessStatus.ACTIVE, rate_limit=1000, breaker={}, version=1,
-    max_concurrent_tasks=10, max_active_tasks=100, default_timeout_ms=5000, created_at=0, updated_at=0,
-    last_access_at=None,
+    id=7, code="orders", name="Orders", shard=3, status=BusinessStatus.ACTIVE, rate_limit=1000, breaker={},
+    host_limits={}, version=1, max_concurrent_tasks=10, max_active_tasks=100, default_timeout_ms=5000, created_at=0,
+    updated_at=0, last_access_at=None,
 )  # fmt: skip
 CHECK = EgressPolicy().check_url
 URL = "https://example.com/hook"

@@ -126,6 +126,7 @@ class Cluster:
             new_client=lambda of: ScriptedClient(self.receivers, of, name),
             alert=lambda rule, text: self.alerts.append((rule, text)),
             identity=identity, nudges=nudges, lease_ttl_s=TTL_S, max_in_flight=500,
+            backlog_pace=1.0, business_memory=64 << 20,
         )  # fmt: skip
         instance = self.instances[name] = Instance(name, Engine(parts), metrics, line, nudges)
         await self.nursery.start(self._run, instance)

@@ -90,6 +90,7 @@ def business(business_id: int = BUSINESS, code: str = CODE, **given: Any) -> Bus
         "max_active_tasks": LIMIT,
         "default_timeout_ms": 30_000,
         "breaker": {"enabled": True},
+        "host_limits": {},
         "version": 1,
         "created_at": NOW,
         "updated_at": NOW,

@@ -105,7 +105,8 @@ async def test_pages_by_code(bare_store: SqlStore) -> None:
 async def test_update_is_guarded_by_the_version(store: SqlStore) -> None:
     changed = business(
         name="Neu", status=BusinessStatus.PAUSED, rate_limit=1, max_concurrent_tasks=2, max_active_tasks=3,
-        default_timeout_ms=4, breaker={"enabled": False}, version=2, updated_at=NOW + 9,
+        default_timeout_ms=4, breaker={"enabled": False}, host_limits={"*": {"parallelism": 2}},
+        version=2, updated_at=NOW + 9,
     )  # fmt: skip
     assert await store.businesses.update(changed, audit_entry("business.update"))
     assert await store.businesses.get("shop") == changed

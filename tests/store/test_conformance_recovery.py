@@ -216,14 +216,27 @@ async def test_recent_sends_oldest_first_with_those_on_their_way(store: SqlStore
     assert await store.engine.recent_sends(999, 0, 100) == []
 
 
-async def test_interrupted_sends_count_after_recovery(store: SqlStore) -> None:
+async def test_starts_of_flows_oldest_first(store: SqlStore) -> None:
+    await own_shards(store)
+    for number, key in enumerate(["a", None, "b", "a"]):
+        (task,) = await create(store, new_task(flow_key=key))
+        running = await claim(store, task)
+        sent = execution(running, ExecutionStatus.SUCCESS, started_at=NOW + 10 * number)
+        await store.engine.record([outcome(running, execution=sent)], NOW)
+    assert await store.engine.flow_starts(BUSINESS, NOW, 100) == [("a", NOW), ("b", NOW + 20), ("a", NOW + 30)]
+    assert await store.engine.flow_starts(BUSINESS, NOW + 1, 100) == [("b", NOW + 20), ("a", NOW + 30)]
+    assert await store.engine.flow_starts(BUSINESS, NOW, 1) == [("a", NOW + 30)]
+    assert await store.engine.flow_starts(999, 0, 100) == []
+
+
+async def test_interrupted_sends_count_as_late_as_they_can_have_been(store: SqlStore) -> None:
     (task,) = await create(store, new_task())
     await own_shards(store)
     await claim(store, task, now=CLAIMED_AT)
     await store.engine.recover(await lose_owner(store, "two"), NOW + 99, 10)
     await store.tasks.cancel(BUSINESS, task.id, NOW, audit_entry())
     assert await store.engine.recent_sends(BUSINESS, NOW, 10) == [
-        SendPoint(CLAIMED_AT, ExecutionStatus.INTERRUPTED, "127.0.0.1:9", None)
+        SendPoint(NOW + 99, ExecutionStatus.INTERRUPTED, "127.0.0.1:9", None)
     ]
     with pytest.raises(ValueError, match="not enough"):
         (_,) = await store.engine.recent_sends(BUSINESS, CLAIMED_AT + 1, 10)

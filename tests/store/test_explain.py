@@ -204,6 +204,7 @@ async def test_api_verbs(full: SqlStore) -> None:
         tasks_of.status_counts(BUSINESS),
         tasks_of.count(BUSINESS, TaskFilter(callback_host=HOSTS[1]), 100),
         full.engine.recent_sends(BUSINESS, NOW - 60_000, 100),
+        full.engine.flow_starts(BUSINESS, NOW - 60_000, 100),
         full.audit.page(BUSINESS, None, 50),
         full.maintenance.purge(NOW - SPAN_MS + 30_000, 20),
     ]

@@ -9,7 +9,7 @@ from taskcenter.store.records import Business, BusinessStatus, Credential
 from taskcenter.times import DAY_MS
 
 NOW = 1_800_000_000_000
-BUSINESS = Business(1, "orders", "Orders", 0, BusinessStatus.ACTIVE, 1, 1, 1, 1, {}, 1, 0, 0, None)
+BUSINESS = Business(1, "orders", "Orders", 0, BusinessStatus.ACTIVE, 1, 1, 1, 1, {}, {}, 1, 0, 0, None)
 ISSUER = Issuer(KeyHasher([("k1", bytes(32))]), random.Random(1).randbytes)
 
 

@@ -4,7 +4,8 @@
 as an execution, and only a `Claimed` can be handed back without one, so no path can mix them up.
 
 Failure. The store refusing the claim raises `StoreUnavailable`: nothing was sent, the actor offers the reference
-again. A bug anywhere between claim and record ends as this attempt's fault and is recorded like any failed attempt.
+again. A bug while it is sent or its answer is read is recorded as a failed attempt, like any other; one in what decides
+or records its end ends the task as `failed`, with the fault in its history: a claimed row is never left behind.
 Cancellation (the process ends and its grace is over) leaves the row running: the next owner finds it under an older
 term and sends it again, flagged as a possible duplicate.
 """
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
 
-from taskcenter.actors.answers import Decision, decide
-from taskcenter.actors.breaker import Ticket
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.answers import decide
+from taskcenter.actors.ended import Ended, execution_of, log_fields
+from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted
 from taskcenter.actors.finish import last_of, ref_of
-from taskcenter.actors.flows import FlowTicket
-from taskcenter.actors.message import body_of, headers_of, masked, webhook_id
-from taskcenter.actors.outcome import Health, expired, finish_call, missed_run, move_after, receiver_health
+from taskcenter.actors.message import body_of, headers_of, masked
+from taskcenter.actors.outcome import Health, expired, faulted, finish_call, missed_run, move_after, receiver_health
+from taskcenter.actors.permit import Permit
 from taskcenter.actors.signing import SigningSecret
 from taskcenter.actors.targets import CallbackUrlError, check_url
 from taskcenter.errors import StoreUnavailable
@@ -35,7 +36,6 @@ from taskcenter.values import value_class
 if TYPE_CHECKING:
     from taskcenter.actors.business import BusinessActor
 
-MAX_KEPT_HEADERS: Final = 32
 LATE_START_MS: Final = 50  # a start later than planned by more is noted in the limiter as it happened
 LEASE_POLL_S: Final = 0.2
 STORE_PAUSE_S: Final = 0.5
@@ -50,37 +50,13 @@ class Claimed:
     secrets: Sequence[SigningSecret]
 
 
-@value_class(frozen=True, slots=True)
-class Ended:
-    """The exchange is over."""
-
-    task: Task
-    exchange: Exchange
-    decision: Decision
-    request_headers: dict[str, str]
-    started_ms: float
-    ended_ms: float
-
-
 class Attempt:
     """Owner of all fields but `newer` and `dropped`: its own task. Those: the actor."""
 
-    def __init__(
-        self,
-        ref: TaskRef,
-        start_at: int,
-        *,
-        limiter_entry: int,
-        breaker_ticket: Ticket,
-        flow_ticket: FlowTicket | None,
-        held_by: str | None,
-    ) -> None:
-        self.ref = ref
-        self.start_at = start_at
-        self.limiter_entry = limiter_entry
-        self.breaker_ticket = breaker_ticket
-        self.flow_ticket = flow_ticket
-        self.held_by = held_by
+    def __init__(self, permit: Permit) -> None:
+        self.permit = permit
+        self.ref = permit.ref
+        self.start_at = permit.start_at
         self.sent = False
         self.withdrawn = False
         self.dropped = False  # the shard was given up or lost meanwhile
@@ -107,7 +83,18 @@ class Attempt:
                 tools.metrics.claims_refused if tools.term_of(self.ref.shard) == term else tools.metrics.fenced_writes
             ).inc()
             return None
-        claimed = Claimed(task, secrets)
+        self.permit.memory.settle(len(task.payload))
+        try:
+            return await self._carry_out(actor, Claimed(task, secrets))
+        except StoreUnavailable:
+            raise
+        except Exception as error:
+            tools.log.error("attempt failed inside", task_id=task.id, exc_info=error)
+            tools.alert("attempt_fault", f"task {task.id}: {type(error).__name__}")
+            return await self._record_fault(actor, task, error)
+
+    async def _carry_out(self, actor: BusinessActor, claimed: Claimed) -> TaskRef | None:
+        tools, task = actor.tools, claimed.task
         if self.start_at > tools.clock.now_ms():
             await tools.clock.sleep_until(self.start_at)
         await self._wait_for_lease(actor)
@@ -116,7 +103,7 @@ class Attempt:
         if tools.term_of(task.shard) != task.term:
             tools.metrics.fenced_writes.inc()
             return None
-        if (move := self._refusal(task, tools.clock.now_ms())) is not None:
+        if (move := self._refusal(task, tools.clock.now_ms(), self.permit.held_by)) is not None:
             return await self._hand_back(actor, claimed, move)
         ended = await self._send(actor, claimed)
         return await self._record(actor, ended)
@@ -130,10 +117,10 @@ class Attempt:
             await trio.sleep(LEASE_POLL_S)
 
     @staticmethod
-    def _refusal(task: Task, now_ms: int) -> Move | None:
+    def _refusal(task: Task, now_ms: int, held_by: str | None) -> Move | None:
         """Why this attempt must not start after all."""
         if task.deadline_at is not None and now_ms > task.deadline_at:
-            return expired(task)
+            return expired(task, held_by)
         return missed_run(task, now_ms)
 
     async def _send(self, actor: BusinessActor, claimed: Claimed) -> Ended:
@@ -143,22 +130,19 @@ class Attempt:
         headers: list[tuple[str, str]] = []
         started_ms = tools.clock.now_ms_exact()
         if started_ms - self.start_at > LATE_START_MS:
-            actor.limiter.restate(self.limiter_entry, int(started_ms))
-            if self.flow_ticket is not None:
-                self.flow_ticket.restate(int(started_ms))
+            self.permit.restate(int(started_ms))
         try:
             body = body_of(task)
             with tools.tracer.span("callback", attributes):
                 headers = headers_of(task, body, claimed.secrets, int(started_ms), tools.tracer.traceparent())
                 request = CallbackRequest(task.callback_method, check_url(task.callback_url), headers, body)
                 exchange, headers = await self._exchange(actor, request, task.timeout_ms / 1000)
-        except CallbackUrlError as error:
-            exchange = Faulted("blocked", f"callback_url {error}", sent=False)
-        except Exception as error:
-            tools.log.error("attempt crashed", task_id=task.id, exc_info=error)
-            exchange = Faulted("connection_error", f"internal fault ({type(error).__name__})", sent=True)
-        ended_ms = tools.clock.now_ms_exact()
-        decision = decide(exchange, now_ms=int(ended_ms))
+            ended_ms = tools.clock.now_ms_exact()
+            decision = decide(exchange, now_ms=int(ended_ms))
+        except Exception as error:  # noqa: BLE001  # whatever it is, it is this attempt's fault, and recorded so
+            exchange = self._faulted(actor, error)
+            ended_ms = tools.clock.now_ms_exact()
+            decision = decide(exchange, now_ms=int(ended_ms))
         self.health = receiver_health(exchange, decision)
         self.cause = decision.reason or ""
         return Ended(task, exchange, decision, masked(headers), started_ms, ended_ms)
@@ -175,9 +159,15 @@ class Attempt:
         left_s = timeout_s - (trio.current_time() - began)
         return await actor.client.exchange(authorized, left_s), list(authorized.headers)
 
+    def _faulted(self, actor: BusinessActor, error: Exception) -> Faulted:
+        if isinstance(error, CallbackUrlError):
+            return Faulted("blocked", f"callback_url {error}", sent=False)
+        actor.tools.log.error("attempt crashed", task_id=self.ref.task_id, exc_info=error)
+        return Faulted("connection_error", _internal(error), sent=True)
+
     async def _record(self, actor: BusinessActor, ended: Ended) -> TaskRef | None:
         """Make the end durable; decide again when the task was changed while the call was on its way."""
-        execution = self._execution(ended)
+        execution = execution_of(ended, self.permit.held_by)
         task = ended.task
         while True:
             move = move_after(task, ended.decision, int(ended.started_ms), int(ended.ended_ms))
@@ -196,7 +186,30 @@ class Attempt:
                 break
             task = recorded.task
         actor.meters.attempted(execution.status, execution.duration_ms, execution.lateness_ms)
-        self._log(actor, ended, execution, move)
+        actor.tools.log.info("attempt", business=actor.business.code, **log_fields(ended, execution, move))
+        return self._next(actor, task, outcome, recorded)
+
+    async def _record_fault(self, actor: BusinessActor, task: Task, error: Exception) -> TaskRef | None:
+        """What decides or records the end of this attempt is broken for this task: the task ends, and says so.
+
+        If its end was recorded before the fault this finds it superseded and changes nothing.
+        """
+        now_ms = actor.tools.clock.now_ms_exact()
+        exchange = Faulted("connection_error", _internal(error), sent=self.sent)
+        ended = Ended(task, exchange, decide(exchange, now_ms=int(now_ms)), {}, now_ms, now_ms)
+        move = faulted(task, _internal(error))
+        outcome = Outcome(
+            task.id,
+            task.business_id,
+            task.version,
+            task.term,
+            task.sends,
+            execution_of(ended, self.permit.held_by),
+            move,
+            None,
+        )
+        while isinstance(recorded := await actor.tools.outcomes.submit(outcome), Stale):
+            outcome = replace(outcome, version=recorded.task.version)
         return self._next(actor, task, outcome, recorded)
 
     async def _hand_back(self, actor: BusinessActor, claimed: Claimed, move: Move) -> TaskRef | None:
@@ -209,7 +222,7 @@ class Attempt:
             if not isinstance(recorded, Stale):
                 return self._next(actor, task, outcome, recorded)
             task = recorded.task
-            move = self._refusal(task, actor.tools.clock.now_ms()) or move
+            move = self._refusal(task, actor.tools.clock.now_ms(), self.permit.held_by) or move
 
     @staticmethod
     async def _last_of(actor: BusinessActor, task: Task) -> Execution | None:
@@ -257,47 +270,7 @@ class Attempt:
             case _:
                 assert_never(recorded)
 
-    def _execution(self, ended: Ended) -> Execution:
-        task, exchange = ended.task, ended.exchange
-        answer = exchange if isinstance(exchange, Answered) else None
-        return Execution(
-            task_id=task.id,
-            business_id=task.business_id,
-            number=task.sends,
-            run=task.run,
-            attempt=task.current_retry + 1,
-            term=task.term,
-            scheduled_at=task.scheduled_at,
-            started_at=int(ended.started_ms),
-            duration_ms=ended.ended_ms - ended.started_ms,
-            lateness_ms=ended.started_ms - task.scheduled_at,
-            status=ended.decision.status,
-            response_status=None if answer is None else answer.status,
-            response_headers={} if answer is None else dict(answer.headers[:MAX_KEPT_HEADERS]),
-            response_body=None if answer is None else answer.stored_body,
-            error_message=ended.decision.reason,
-            request_headers=ended.request_headers,
-            wait_reason=self.held_by,
-        )
 
-    def _log(self, actor: BusinessActor, ended: Ended, execution: Execution, move: Move) -> None:
-        """One wide line an attempt."""
-        actor.tools.log.info(
-            "attempt",
-            business=actor.business.code,
-            task_id=execution.task_id,
-            webhook_id=webhook_id(ended.task),
-            run=execution.run,
-            attempt=execution.attempt,
-            outcome=execution.status.value,
-            response_status=execution.response_status,
-            error=execution.error_message,
-            host=ended.task.callback_host,
-            scheduled_at=execution.scheduled_at,
-            lateness_ms=round(execution.lateness_ms, 3),
-            duration_ms=round(execution.duration_ms, 3),
-            held_by=self.held_by,
-            term=execution.term,
-            status=move.status.value,
-            next_execute_at=move.next_execute_at,
-        )
+def _internal(error: Exception) -> str:
+    """The kind of fault alone: its words may hold what must not be shown."""
+    return f"internal fault ({type(error).__name__})"

@@ -28,6 +28,7 @@ class BreakerState(StrEnum):
 
 JITTER: Final = 0.1
 RAMP_DONE: Final = 64  # calls at once after which a ramp is over
+GRAINS: Final = 60  # groups that the window of the failure rate is counted in
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,31 @@ class Transition:
     again: bool = False  # opened once more after a probe failed
 
 
+class CallWindow:
+    """Calls and failures of the last `window_s`, in at most `GRAINS` groups: the same memory whatever the traffic."""
+
+    def __init__(self, window_s: float) -> None:
+        self.count = self.failed = 0
+        self._grain_ms = max(1, int(window_s * 1000 / GRAINS))
+        self._groups: deque[list[int]] = deque()  # [grain, calls, failures], oldest first
+
+    def add(self, now_ms: int, *, failed: bool) -> None:
+        grain = now_ms // self._grain_ms
+        if not self._groups or self._groups[-1][0] < grain:
+            self._groups.append([grain, 0, 0])
+        self._groups[-1][1] += 1
+        self._groups[-1][2] += failed
+        self.count += 1
+        self.failed += failed
+        while self._groups[0][0] <= grain - GRAINS:
+            _, calls, failures = self._groups.popleft()
+            self.count -= calls
+            self.failed -= failures
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+
 class Breaker:
     """One machine. Owner: the business actor; nobody else touches it."""
 
@@ -84,7 +110,7 @@ class Breaker:
         self._epoch = 0
         self._in_flight = 0  # calls of the present epoch
         self._consecutive = 0
-        self._calls: deque[tuple[int, bool]] = deque()  # (ms, failed) within the window
+        self._calls = CallWindow(settings.window_seconds)
         self._opened_in_a_row = 0
         self._probes_passed = 0
         self._ramp: int | None = None  # calls at once while ramping up
@@ -145,21 +171,21 @@ class Breaker:
 
     def reconfigure(self, settings: BreakerSettings) -> None:
         """New settings are in force at once; a machine that is open keeps its next probe unless it is switched off."""
+        if settings.window_seconds != self.settings.window_seconds:
+            self._calls = CallWindow(settings.window_seconds)
         self.settings = settings
 
     def _note(self, now_ms: int, *, failed: bool) -> None:
-        if self.settings.failure_rate is None:
-            return
-        self._calls.append((now_ms, failed))
-        horizon = now_ms - self.settings.window_seconds * 1000
-        while self._calls[0][0] <= horizon:
-            self._calls.popleft()
+        if self.settings.failure_rate is not None:
+            self._calls.add(now_ms, failed=failed)
 
     def _rate_exceeded(self) -> bool:
         rate = self.settings.failure_rate
-        if rate is None or len(self._calls) < self.settings.min_calls:
-            return False
-        return sum(failed for _, failed in self._calls) >= rate * len(self._calls)
+        return (
+            rate is not None
+            and self._calls.count >= self.settings.min_calls
+            and self._calls.failed >= rate * self._calls.count
+        )
 
     def _open(self, now_ms: int, cause: str) -> None:
         open_s = min(self.settings.open_seconds * 2 ** min(self._opened_in_a_row, 20), self.settings.max_open_seconds)
@@ -175,7 +201,7 @@ class Breaker:
         self._consecutive = 0
         self._probes_passed = 0
         self._ramp = None
-        self._calls.clear()
+        self._calls = CallWindow(self.settings.window_seconds)
         self._on_transition(Transition(to, now_ms, cause, again=self._opened_in_a_row > 1))
 
     def __repr__(self) -> str:

@@ -1,16 +1,23 @@
-"""The breakers of one business, one for each destination host. Bounded: closed ones are forgotten first. Pure."""
+"""The breakers of one business, one for each destination host; the business's own state is that of the worst. Pure.
+
+By host, because one dead destination must not stop the business's others; a business with one destination has one
+breaker. Bounded: beyond `MAX_BREAKERS` those used least recently are forgotten, closed ones first.
+"""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import islice
 from typing import Final
 
 from taskcenter.actors.breaker import Breaker, BreakerSettings, BreakerState, Transition
 from taskcenter.actors.outcome import Health, health_of
 from taskcenter.store.engine_records import SendPoint
 
-MAX_BREAKERS: Final = 256
+MAX_BREAKERS: Final = 512
+FORGET_AT_ONCE: Final = 32
 _SEVERITY: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 
@@ -27,22 +34,24 @@ class Breakers:
         self._settings = settings
         self._chance = chance
         self._on_transition = on_transition
-        self._by_host: dict[str, Breaker] = {}
+        self._by_host: OrderedDict[str, Breaker] = OrderedDict()  # least recently used first
 
     def of(self, host: str) -> Breaker:
         """The host's, made when it is first asked for."""
         breaker = self._by_host.get(host)
         if breaker is None:
             if len(self._by_host) >= MAX_BREAKERS:
-                self._forget_closed()
+                self._make_room()
             breaker = self._by_host[host] = Breaker(self._settings, self._chance, partial(self._on_transition, host))
+        else:
+            self._by_host.move_to_end(host)
         return breaker
 
-    def _forget_closed(self) -> None:
-        """A closed breaker that is forgotten starts anew; a call of it that is on its way keeps the old one."""
-        self._by_host = {
-            host: breaker for host, breaker in self._by_host.items() if breaker.state is not BreakerState.CLOSED
-        }
+    def _make_room(self) -> None:
+        """One that is forgotten starts anew, closed; a call of it that is on its way keeps the old one."""
+        closed = (host for host, breaker in self._by_host.items() if breaker.state is BreakerState.CLOSED)
+        for host in list(islice(closed, FORGET_AT_ONCE)) or [next(iter(self._by_host))]:
+            del self._by_host[host]
 
     def reconfigure(self, settings: BreakerSettings) -> None:
         self._settings = settings
@@ -72,6 +81,12 @@ class Breakers:
     def worst(self) -> Breaker | None:
         """The one in the worst state; None when no host was called."""
         return max(self._by_host.values(), key=lambda breaker: _SEVERITY[breaker.state], default=None)
+
+    @property
+    def unwell(self) -> list[tuple[str, Breaker]]:
+        """The hosts whose breaker is not closed, the longest in its state first."""
+        found = [(host, breaker) for host, breaker in self._by_host.items() if breaker.state is not BreakerState.CLOSED]
+        return sorted(found, key=lambda item: item[1].since or 0)
 
     def __iter__(self) -> Iterator[Breaker]:
         return iter(self._by_host.values())

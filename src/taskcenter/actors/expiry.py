@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from taskcenter.actors.finish import last_of, ref_of
-from taskcenter.actors.message import rfc3339
-from taskcenter.actors.outcome import finish_call
+from taskcenter.actors.outcome import deadline_passed, finish_call
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.engine_records import Applied, Move, Settlement
 from taskcenter.task import Event, FinishReason, TaskRef, after
@@ -31,7 +30,6 @@ async def expire(actor: BusinessActor, ref: TaskRef, held_by: str | None) -> Non
         task = await tools.task_store.get(ref.business_id, ref.task_id)
         if task is None or task.version != ref.version or task.deadline_at is None or task.next_execute_at is None:
             return
-        why = f" while it waited for {held_by}" if held_by else ""
         move = Move(
             status=after(task.status, Event.EXPIRE),
             current_retry=task.current_retry,
@@ -39,7 +37,7 @@ async def expire(actor: BusinessActor, ref: TaskRef, held_by: str | None) -> Non
             run=task.run,
             runs_done=task.runs_done,
             finish_reason=FinishReason.DEADLINE_PASSED,
-            last_error=f"the deadline {rfc3339(task.deadline_at)} passed{why}",
+            last_error=deadline_passed(task, held_by),
         )
         now = tools.clock.now_ms()
         finish = finish_call(task, move, await last_of(tools.task_store, task), tools.ids.next(now), now)

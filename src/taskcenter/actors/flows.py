@@ -8,14 +8,17 @@ A key for which no limit was ever seen is not limited.
 The window slides: no period sees more than `rate` starts. Starts are kept in at most `GRAINS` groups, and a group
 counts until its latest start has left the window: coarse on the strict side, so a flow costs the same memory whatever
 its rate. Beyond `MAX_FLOWS` the flow that was used least recently and has nothing waiting or on its way is forgotten:
-its window starts anew, as it does when the business moves to another instance.
+its window starts anew.
+
+When a business comes to a new owner (another instance, or this one after a restart) a flow with a rate waits until its
+starts within the last period were read from the history (`wanted_ms`, `learn`): no change of owner doubles a rate.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import Final
 
@@ -37,6 +40,12 @@ class FlowWindow:
         self._span_ms = period_ms + min(GUARD_MS, period_ms // 20)
         self._groups: deque[list[int]] = deque()  # [leaves the window at ms, starts], in order
         self._used = 0
+
+    def follow(self, former: FlowWindow) -> None:
+        """Go on from the starts that a window of another length or limit still knows."""
+        for leaves_at, starts in former._groups:
+            for _ in range(starts):
+                self.take(leaves_at - former._span_ms)
 
     def available_at(self, at_ms: int) -> int:
         """The earliest time, `at_ms` or later, at which one more start is allowed."""
@@ -79,15 +88,19 @@ class FlowWindow:
 
 
 class Flow:
-    """One flow key's state. Owner: the business actor."""
+    """One flow key's state, or one host's (`host_limits`). Owner: the business's admission."""
 
-    def __init__(self, limit: FlowLimit, stated_by: str) -> None:
+    def __init__(self, limit: FlowLimit, stated_by: str, *, reason: str = "flow", whose: str = "of its flow") -> None:
+        """`reason` and `whose` say in a hold what is limited."""
         self.limit = limit
         self.stated_by = stated_by  # id of the task the limit is from
         self.in_flight = 0
         self.holding = False  # something was held back since the flow last had nothing waiting
+        self.unread_since: int | None = None  # its starts from then on (ms) are still to be read from the history
+        self._reason = reason
+        self._whose = whose
         self._window: FlowWindow | None = None
-        self._reset_window()
+        self._new_window()
 
     def adopt(self, limit: FlowLimit, stated_by: str) -> None:
         """A task's limit: in force if the task is as new as the one that set the present limit."""
@@ -96,27 +109,29 @@ class Flow:
         self.stated_by = stated_by
         if limit == self.limit:
             return
-        same_window = limit.period_ms == self.limit.period_ms and limit.rate is not None
         self.limit = limit
-        if same_window and self._window is not None and limit.rate is not None:
-            self._window.limit = limit.rate
-        else:
-            self._reset_window()
+        self._new_window()
 
-    def _reset_window(self) -> None:
-        rate = self.limit.rate
+    def _new_window(self) -> None:
+        rate, former = self.limit.rate, self._window
         self._window = None if rate is None else FlowWindow(rate, self.limit.period_ms)
+        if self._window is not None and former is not None:
+            self._window.follow(former)
 
     def hold(self, start_at: int, now_ms: int, lead_ms: int) -> Hold | None:
         """Why an attempt may not start, or None: then at `available_at`."""
+        if self.unread_since is not None:
+            return Hold(self._reason, None, "what its flow has used before is being read")
         most = self.limit.parallelism
         if most is not None and self.in_flight >= most:
-            return Hold("flow", None, f"{self.in_flight} callbacks of its flow are on their way, of at most {most}")
+            detail = f"{self.in_flight} callbacks {self._whose} are on their way, of at most {most}"
+            return Hold(self._reason, None, detail)
         at = self.available_at(start_at)
         if self._window is None or at <= now_ms + lead_ms:
             return None
         used, period = self._window.used(now_ms), spell_duration(self.limit.period_ms)
-        return Hold("flow", at - lead_ms, f"{used} of {self.limit.rate} used by its flow in the last {period}")
+        detail = f"{used} of {self.limit.rate} callbacks {self._whose} were used in the last {period}"
+        return Hold(self._reason, at - lead_ms, detail)
 
     def available_at(self, at_ms: int) -> int:
         return at_ms if self._window is None else self._window.available_at(at_ms)
@@ -158,17 +173,21 @@ class FlowTicket:
 
 
 class Flows:
-    """The flows of one business, at most `most` and those in use. Owner: the business actor."""
+    """The flows of one business, at most `most` and those in use. Owner: the business's admission."""
 
-    def __init__(self, waiting: Callable[[str], bool], most: int = MAX_FLOWS) -> None:
-        """`waiting`: whether tasks of a key are held back."""
+    def __init__(self, waiting: Callable[[str], bool], born_at: int, most: int = MAX_FLOWS) -> None:
+        """`waiting`: whether tasks of a key are held back. `born_at`: from then on (ms) all starts are known here."""
         self._waiting = waiting
+        self._born_at = born_at
         self._most = most
+        self.wanted_ms: int | None = None  # the history is to be read since then, and learnt; None: nothing is
+        self._read_since = born_at  # what was learnt reaches back to here
+        self._past: dict[str, list[int]] = {}  # flow key → its starts in what was learnt, for flows that come later
         self._flows: OrderedDict[str, Flow] = OrderedDict()  # least recently used first
         self._wakes: dict[str, int] = {}  # flow key → when its window lets one more start, ms
         self._wake_heap: list[tuple[int, str]] = []  # the same, and entries that are out of date
 
-    def of(self, ref: TaskRef) -> Flow | None:
+    def of(self, ref: TaskRef, now_ms: int) -> Flow | None:
         """The flow of a task with the newest limit seen; None: nothing limits it."""
         if ref.flow_key is None:
             return None
@@ -178,10 +197,40 @@ class Flows:
                 return None
             self._make_room()
             flow = self._flows[ref.flow_key] = Flow(ref.flow_limit, ref.task_id)
+            self._look_back(ref.flow_key, flow, now_ms)
         elif ref.flow_limit is not None:
             flow.adopt(ref.flow_limit, ref.task_id)
         self._flows.move_to_end(ref.flow_key)
         return flow
+
+    def _look_back(self, key: str, flow: Flow, now_ms: int) -> None:
+        """A new flow's starts before our time: those that were learnt, or it waits until they are."""
+        since = now_ms - flow.limit.period_ms - GUARD_MS
+        if flow.limit.rate is None or since >= self._born_at:
+            return
+        if since < self._read_since:
+            flow.unread_since = since
+            self.wanted_ms = since if self.wanted_ms is None else min(since, self.wanted_ms)
+            return
+        for started_at in self._past.get(key, ()):
+            flow.take(started_at)
+
+    def learn(self, starts: Iterable[tuple[str, int]], since_ms: int) -> None:
+        """What the history says since `since_ms`: (flow key, ms) of each start, oldest first."""
+        self._past, self._read_since = {}, since_ms
+        for key, started_at in starts:
+            self._past.setdefault(key, []).append(started_at)
+        self.wanted_ms = None
+        for key, flow in self._flows.items():
+            if flow.unread_since is None:
+                continue
+            if flow.unread_since < since_ms:  # it came while this was being read
+                self.wanted_ms = min(flow.unread_since, self.wanted_ms or flow.unread_since)
+                continue
+            flow.unread_since = None
+            for started_at in self._past.get(key, ()):
+                flow.take(started_at)
+            self._wake_at(key, 0)
 
     def get(self, key: str | None) -> Flow | None:
         return None if key is None else self._flows.get(key)
@@ -190,10 +239,13 @@ class Flows:
         """`ref` is held back. Its flow is looked at again when one of its attempts ends, or when `take_due` says."""
         assert ref.flow_key is not None
         self._flows[ref.flow_key].holding = True
-        until = hold.until
-        if until is not None and until < self._wakes.get(ref.flow_key, until + 1):
-            self._wakes[ref.flow_key] = until
-            heapq.heappush(self._wake_heap, (until, ref.flow_key))
+        if hold.until is not None:
+            self._wake_at(ref.flow_key, hold.until)
+
+    def _wake_at(self, key: str, at_ms: int) -> None:
+        if at_ms < self._wakes.get(key, at_ms + 1):
+            self._wakes[key] = at_ms
+            heapq.heappush(self._wake_heap, (at_ms, key))
 
     def take_due(self, now_ms: int) -> list[str]:
         """The keys to look at again."""
@@ -221,7 +273,7 @@ class Flows:
         return flow is not None and flow.holding
 
     def quiet(self, now_ms: int) -> bool:
-        return all(flow.quiet(now_ms) for flow in self._flows.values())
+        return self.wanted_ms is None and all(flow.quiet(now_ms) for flow in self._flows.values())
 
     def _make_room(self) -> None:
         if len(self._flows) < self._most:

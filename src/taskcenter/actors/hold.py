@@ -11,7 +11,7 @@ from taskcenter.actors.breaker import Breaker, BreakerState
 class Hold:
     """What a task waits for. Waiting uses no attempt."""
 
-    reason: str  # paused | rate_limit | breaker | flow | concurrency | capacity | store | time
+    reason: str  # time, and the keys of `outcome.WAITED_FOR`
     until: int | None  # ms, when known
     detail: str
 

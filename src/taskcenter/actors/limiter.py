@@ -40,11 +40,12 @@ class SlidingWindowLimiter:
         return at_ms
 
     def give_back(self, entry: int) -> None:
-        """The start did not happen (the claim was lost)."""
-        try:
-            self._starts.remove(entry)
-        except ValueError:
-            return  # it has left the window meanwhile
+        """The start did not happen (the claim was lost). One that has left the window meanwhile is forgotten anyway."""
+        for index in range(len(self._starts) - 1, -1, -1):  # from the end: what is given back is young
+            if self._starts[index] <= entry:
+                if self._starts[index] == entry:
+                    del self._starts[index]
+                return
 
     def restate(self, entry: int, at_ms: int) -> None:
         """The start noted as `entry` happened at `at_ms`, later than planned (a slow claim)."""

@@ -18,6 +18,18 @@ from taskcenter.task import TERMINAL, Event, FinishReason, Status, after
 
 MAX_ERROR_CHARS: Final = 1000
 FINISH_RETRIES_MS: Final = (60_000, 300_000, 1_800_000)  # when the task itself has no list
+WAITED_FOR: Final = {
+    "rate_limit": "the rate limit",
+    "breaker": "the breaker",
+    "backlog": "its turn in the backlog",
+    "host_limit": "the limit of its host",
+    "flow": "the limit of its flow",
+    "concurrency": "its business's concurrency",
+    "memory": "its business's memory",
+    "capacity": "a place in the process",
+    "paused": "its business to be resumed",
+    "store": "the store",
+}
 FINISH_ID_PREFIX: Final = "finish:"  # the store keeps a finish task apart from what users can name
 
 
@@ -105,11 +117,22 @@ def end_run(  # noqa: PLR0917  # what ended, why, and when, in this order
     )
 
 
-def expired(task: Task) -> Move:
-    """The deadline passed before the attempt could start."""
+def expired(task: Task, held_by: str | None) -> Move:
+    """The deadline passed before the attempt could start. `held_by`: what kept it waiting past its due time."""
+    return _ended(task, Event.EXPIRE, FinishReason.DEADLINE_PASSED, deadline_passed(task, held_by))
+
+
+def deadline_passed(task: Task, held_by: str | None) -> str:
+    """In words, what no deadline passes without: that it did, what the task waited for, what went wrong before."""
     assert task.deadline_at is not None  # the caller looked at it
-    message = f"no attempt may start after the deadline {rfc3339(task.deadline_at)}"
-    return _ended(task, Event.EXPIRE, FinishReason.DEADLINE_PASSED, task.last_error or message)
+    why = f" while it waited for {WAITED_FOR.get(held_by, held_by)}" if held_by else ""
+    before = f"; before that: {task.last_error}" if task.last_error else ""
+    return f"the deadline {rfc3339(task.deadline_at)} passed{why}{before}"[:MAX_ERROR_CHARS]
+
+
+def faulted(task: Task, error: str) -> Move:
+    """Nothing sound can be decided for this task: a bug of ours."""
+    return _ended(task, Event.EXHAUST, FinishReason.RETRIES_EXHAUSTED, error)
 
 
 def missed_run(task: Task, now_ms: int) -> Move | None:

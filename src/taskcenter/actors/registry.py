@@ -196,16 +196,15 @@ class ActorRegistry:
 
     def measure(self) -> None:
         """Bring up to date what changes with time alone: the starts that the rate limits would allow now."""
-        now = self._tools.clock.now_ms()
         for actor in self._actors.values():
-            actor.meters.tokens.set(max(0, actor.limiter.limit - actor.limiter.used(now)))
+            actor.measure_tokens()
 
     def _passivate(self) -> None:
         now = self._tools.clock.now_ms()
         for business_id, actor in list(self._actors.items()):
             actor.client.close_idle()
             if actor.idle and actor.idle_since is not None and now - actor.idle_since > IDLE_MS:
-                if not (actor.breakers.all_closed and actor.flows.quiet(now)):
+                if not actor.admission.quiet(now):
                     continue
                 del self._actors[business_id]
                 actor.mailbox.close()

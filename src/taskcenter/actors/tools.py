@@ -50,6 +50,8 @@ class ActorTools:
     secrets_of: Callable[[int], Awaitable[Sequence[SigningSecret]]]
     alert: Callable[[str, str], None]  # (rule, text)
     new_client: Callable[[Business], CallbackClient]
+    backlog_pace: float  # times a business's rate limit; 0: overdue tasks are not paced
+    business_memory: int  # bytes that one business's callbacks on their way may hold
 
 
 class BusinessMeters:

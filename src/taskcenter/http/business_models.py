@@ -7,7 +7,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field
 
 from taskcenter.http.callback_credential_models import CallbackAuthView, CallbackTlsView, auth_fields, tls_fields
-from taskcenter.service.business_input import DEFAULT_BREAKER
+from taskcenter.service.business_input import DEFAULT_BREAKER, HOST_LIMITS_EXAMPLE
 from taskcenter.service.businesses import Registered, Rotated
 from taskcenter.service.tokens import IssuedToken
 from taskcenter.store.records import AuditEntry, Business, BusinessStatus, Credential
@@ -32,6 +32,9 @@ class BusinessView(BaseModel):
     max_active_tasks: int = Field(description="Tasks that may be active at once.", examples=[10000])
     default_timeout: float = Field(description="Seconds a callback may take by default.", examples=[10])
     breaker: dict[str, Any] = Field(description="When callbacks pause.", examples=[dict(DEFAULT_BREAKER)])
+    host_limits: dict[str, Any] = Field(
+        description="Limits by destination host; `*`: of each that is not named.", examples=[dict(HOST_LIMITS_EXAMPLE)]
+    )
     callback_auth: CallbackAuthView | None = Field(
         description="The credential callbacks carry, masked; null: none.", examples=[None]
     )
@@ -209,6 +212,7 @@ def business_fields(business: Business) -> dict[str, Any]:
         "max_active_tasks": business.max_active_tasks,
         "default_timeout": format_duration(business.default_timeout_ms),
         "breaker": {**DEFAULT_BREAKER, **business.breaker},
+        "host_limits": dict(business.host_limits),
         "callback_auth": auth_fields(business.callback_auth),
         "callback_tls": tls_fields(business.callback_tls),
         "version": business.version,

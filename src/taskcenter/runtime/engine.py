@@ -15,7 +15,7 @@ from typing import Any, Final
 import trio
 
 from taskcenter import log
-from taskcenter.actors.business import LEAD_MS
+from taskcenter.actors.admission import LEAD_MS
 from taskcenter.actors.committer import Committer
 from taskcenter.actors.gate import FairGate
 from taskcenter.actors.registry import ActorRegistry
@@ -59,6 +59,8 @@ class EngineParts:
     nudges: Nudges | None  # None: alone on its store
     lease_ttl_s: float
     max_in_flight: int
+    backlog_pace: float  # times a business's rate limit
+    business_memory: int  # bytes
 
 
 class Engine:
@@ -136,6 +138,8 @@ class Engine:
             secrets_of=SigningSecrets(parts.store.businesses, parts.clock).of,
             alert=parts.alert,
             new_client=parts.new_client,
+            backlog_pace=parts.backlog_pace,
+            business_memory=parts.business_memory,
         )
 
     # --- life ---------------------------------------------------------------------------------------------------
@@ -262,7 +266,7 @@ class Engine:
 
     def wait_view(self, business_id: int, task_id: str) -> WaitView | None:
         actor = self._registry.get(business_id)
-        return None if actor is None else wait_view(actor, task_id)
+        return None if actor is None else wait_view(actor, task_id, self._clock.now_ms())
 
     def overloaded(self) -> str | None:
         return self._load.overloaded(self._outcomes.statistics().waiting)

@@ -160,6 +160,8 @@ class Node:
                 nudges=None if alone else Nudges(settings.peer_address, keys, identity, self._clock, metrics),
                 lease_ttl_s=settings.lease_ttl,
                 max_in_flight=settings.max_in_flight,
+                backlog_pace=settings.backlog_pace,
+                business_memory=settings.business_memory,
             )
         )
         self._services = Services.build(

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from taskcenter.actors.breaker import BreakerState
 from taskcenter.actors.business import BusinessActor
 from taskcenter.service.engine_port import BusinessView, WaitView
 
-_SEVERITY: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
-
 
 def business_view(actor: BusinessActor, now_ms: int) -> BusinessView:
-    worst = actor.breakers.worst
+    worst = actor.admission.breakers.worst
     return BusinessView(
         in_flight=len(actor.in_flight),
         ready=len(actor.ready),
@@ -23,11 +19,11 @@ def business_view(actor: BusinessActor, now_ms: int) -> BusinessView:
         breaker_since=None if worst is None else worst.since,
         breaker_cause=None if worst is None else worst.cause,
         next_probe_at=None if worst is None else worst.next_probe_at,
-        rate_limit_used=actor.limiter.used(now_ms),
+        rate_limit_used=actor.admission.limiter.used(now_ms),
     )
 
 
-def wait_view(actor: BusinessActor, task_id: str) -> WaitView | None:
+def wait_view(actor: BusinessActor, task_id: str, now_ms: int) -> WaitView | None:
     """None: this actor does not hold the task."""
     attempt = actor.in_flight.get(task_id)
     if attempt is not None:
@@ -36,7 +32,7 @@ def wait_view(actor: BusinessActor, task_id: str) -> WaitView | None:
     ref = actor.ready.get(task_id)
     if ref is None:
         return None
-    hold = actor.hold_for(ref)
+    hold = actor.admission.hold_for(ref, now_ms)
     if hold is None:
         return WaitView("time", actor.ready.position(task_id), ref.due_at, "starts at its due time")
     return WaitView(hold.reason, actor.ready.position(task_id), hold.until, hold.detail)

@@ -30,6 +30,7 @@ from taskcenter.service.fields import (
     truth,
     whole_number,
 )
+from taskcenter.service.host_limit_input import HOST_LIMITS_RULE, HOST_LIMITS_SCHEMA, read_host_limits
 from taskcenter.service.principal import TOKEN_SCOPES, Scope
 from taskcenter.store.callback_credentials import CallbackAuth, CallbackTls
 from taskcenter.store.records import Business, BusinessStatus, JsonObject
@@ -127,6 +128,7 @@ _CONCURRENT: Final = Reads(whole_number(1, MAX_CONCURRENT), _number_schema(1, MA
 _ACTIVE: Final = Reads(whole_number(1, MAX_ACTIVE), _number_schema(1, MAX_ACTIVE))
 _TIMEOUT: Final = Reads(duration(100, 30_000), duration_schema(100, 30_000))
 _BREAKER_FIELD: Final = Reads(_breaker, BREAKER_SCHEMA)
+_HOST_LIMITS: Final = Reads(read_host_limits, HOST_LIMITS_SCHEMA)
 _AUTH: Final = Reads(read_auth, AUTH_SCHEMA)
 _TLS: Final = Reads(read_tls, TLS_SCHEMA)
 AUTH_EXAMPLE: Final = {"type": "bearer", "token": "of-the-receiver", "hosts": ["api.example.com"]}
@@ -156,6 +158,7 @@ CONCURRENT_RULE: Final = "Callbacks that may be on their way at once."
 ACTIVE_RULE: Final = "Tasks that may be active (not ended) at once; one more is refused with 429 `quota_exceeded`."
 TIMEOUT_RULE: Final = "Seconds a callback may take when its task does not say, 0.1 to 30."
 BREAKER_RULE: Final = "When callbacks to a host that keeps failing pause. What is left out has its default."
+HOST_LIMITS_EXAMPLE: Final[JsonObject] = {"*": {"rate": 100, "period": 60}, "api.example.com": {"parallelism": 5}}
 NAME_RULE: Final = "For people; 1 to 128 printable characters."
 
 
@@ -177,6 +180,9 @@ class BusinessInput(InputModel):
     breaker: Annotated[dict[str, Any] | None, _BREAKER_FIELD] = Field(
         None, description=BREAKER_RULE, examples=[{"failure_threshold": 5, "open_seconds": 30}]
     )
+    host_limits: Annotated[dict[str, Any], _HOST_LIMITS] = Field(
+        {}, description=HOST_LIMITS_RULE, examples=[HOST_LIMITS_EXAMPLE]
+    )
     callback_auth: Annotated[CallbackAuth | None, _AUTH] = Field(None, description=AUTH_RULE, examples=[AUTH_EXAMPLE])
     callback_tls: Annotated[CallbackTls | None, _TLS] = Field(None, description=TLS_RULE, examples=[TLS_EXAMPLE])
 
@@ -196,6 +202,9 @@ class BusinessUpdate(InputModel):
     default_timeout: Annotated[int | None, _TIMEOUT] = Field(None, description=TIMEOUT_RULE, examples=[10])
     breaker: Annotated[dict[str, Any] | None, _BREAKER_FIELD] = Field(
         None, description="When callbacks to a host that keeps failing pause.", examples=[{"enabled": False}]
+    )
+    host_limits: Annotated[dict[str, Any] | None, _HOST_LIMITS] = Field(
+        None, description=f"Replaces them all. {HOST_LIMITS_RULE}", examples=[HOST_LIMITS_EXAMPLE]
     )
     callback_auth: Annotated[CallbackAuth | None, _AUTH] = Field(None, description=AUTH_RULE, examples=[AUTH_EXAMPLE])
     callback_tls: Annotated[CallbackTls | None, _TLS] = Field(None, description=TLS_RULE, examples=[TLS_EXAMPLE])
@@ -265,6 +274,7 @@ def apply(asked: BusinessUpdate, before: Business) -> Business:
         max_concurrent_tasks=_or(asked.max_concurrent_tasks, before.max_concurrent_tasks),
         max_active_tasks=_or(asked.max_active_tasks, before.max_active_tasks),
         default_timeout_ms=_or(asked.default_timeout, before.default_timeout_ms),
+        host_limits=_or(asked.host_limits, before.host_limits),
         breaker=before.breaker if asked.breaker is None else complete_breaker(before.breaker, asked.breaker),
         callback_auth=asked.callback_auth if "callback_auth" in asked.model_fields_set else before.callback_auth,
         callback_tls=asked.callback_tls if "callback_tls" in asked.model_fields_set else before.callback_tls,
@@ -280,7 +290,7 @@ def changed_fields(before: Business, after: Business) -> list[str]:
     pairs = {
         "business_name": "name", "status": "status", "rate_limit": "rate_limit",
         "max_concurrent_tasks": "max_concurrent_tasks", "max_active_tasks": "max_active_tasks",
-        "default_timeout": "default_timeout_ms", "breaker": "breaker", "callback_auth": "callback_auth",
-        "callback_tls": "callback_tls",
+        "default_timeout": "default_timeout_ms", "breaker": "breaker", "host_limits": "host_limits",
+        "callback_auth": "callback_auth", "callback_tls": "callback_tls",
     }  # fmt: skip
     return [name for name, column in pairs.items() if getattr(before, column) != getattr(after, column)]

@@ -146,6 +146,7 @@ class Businesses:
             max_active_tasks=asked.max_active_tasks,
             default_timeout_ms=asked.default_timeout or given.DEFAULT_TIMEOUT_MS,
             breaker=given.complete_breaker({}, asked.breaker),
+            host_limits=asked.host_limits,
             version=1,
             created_at=now,
             updated_at=now,

@@ -17,7 +17,7 @@ from taskcenter.task import TaskRef
 class WaitView:
     """Why a task that is due here has not been sent: known only to the owner of its shard."""
 
-    reason: str  # time | rate_limit | breaker | flow | concurrency | paused | in_flight | owner
+    reason: str  # a `Hold.reason`, or in_flight | owner
     position: int | None  # in the business's ready queue, from 0
     expected_start_at: int | None  # ms
     detail: str

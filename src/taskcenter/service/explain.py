@@ -23,7 +23,10 @@ PLANNED_RUNS: Final = 3
 _HELD: Final = {
     "rate_limit": "it is held back by the business's rate limit",
     "breaker": "the breaker of its destination is open",
+    "backlog": "it is part of a backlog that is let go at a measured pace",
+    "host_limit": "it is held back by the limit of its destination host",
     "flow": "it is held back by the limit of its flow_key",
+    "memory": "its business's callbacks on their way hold as much memory as they may",
     "concurrency": "the business has as many callbacks on their way as it may",
     "capacity": "the service has as many callbacks on their way as it can",
     "paused": "its business is paused",

@@ -89,8 +89,7 @@ FLOW_KEY_RULE: Final = (
 FLOW_LIMIT_RULE: Final = (
     "For all tasks with this `flow_key`: at most `rate` callbacks start in any `period`, at most `parallelism` are on "
     "their way at once. At least one of the two; `rate` and `period` go together. If tasks differ, the newest one's "
-    "limit holds. What waits for it uses no attempt. A flow's window starts anew when its business moves to another "
-    "instance."
+    "limit holds. What waits for it uses no attempt. The window is kept over restarts."
 )
 TAGS_RULE: Final = "At most 16 of 1 to 64 printable characters each, to find tasks by."
 
@@ -118,7 +117,8 @@ _FLOW_READERS: Final[dict[str, Reader[int]]] = {
 }
 
 
-def _flow_limit(value: Any) -> dict[str, Any]:
+def read_limit(value: Any) -> dict[str, Any]:
+    """`{rate, period, parallelism}`: of a flow, or of a host."""
     if type(value) is not dict:
         raise ValueError("must be an object")
     limit: dict[str, Any] = {}
@@ -157,7 +157,7 @@ _TAGS_SCHEMA: Final = {
 }
 FLOW_LIMIT_EXAMPLE: Final = {"rate": 10, "period": 60, "parallelism": 2}
 _FLOW_KEY_SCHEMA: Final = text_schema(1, 128)
-_FLOW_LIMIT_SCHEMA: Final[dict[str, Any]] = {
+LIMIT_SCHEMA: Final[dict[str, Any]] = {
     "type": "object",
     "additionalProperties": False,
     "minProperties": 1,
@@ -232,6 +232,6 @@ TIMEOUT: Final = Reads(_timeout, _TIMEOUT_SCHEMA)
 TIMEOUT_OR_NONE: Final = Reads(optional(_timeout), or_null(_TIMEOUT_SCHEMA))
 SCHEDULE_OR_NONE: Final = Reads(optional(_schedule), or_null(SCHEDULE_SCHEMA))
 FLOW_KEY_OR_NONE: Final = Reads(optional(text(1, 128)), or_null(_FLOW_KEY_SCHEMA))
-FLOW_LIMIT_OR_NONE: Final = Reads(optional(_flow_limit), or_null(_FLOW_LIMIT_SCHEMA))
+FLOW_LIMIT_OR_NONE: Final = Reads(optional(read_limit), or_null(LIMIT_SCHEMA))
 TAGS: Final = Reads(_tags, _TAGS_SCHEMA)
 TAGS_OR_NONE: Final = Reads(optional(_tags), or_null(_TAGS_SCHEMA))

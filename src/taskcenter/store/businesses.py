@@ -73,7 +73,8 @@ class SqlBusinessStore:
         b = business
         values = (
             b.name, b.status.value, b.rate_limit, b.max_concurrent_tasks, b.max_active_tasks, b.default_timeout_ms,
-            to_json(dict(b.breaker)), b.version, b.updated_at, *sealed_credentials(b, self._vault), b.id, b.version - 1,
+            to_json(dict(b.breaker)), to_json(dict(b.host_limits)), b.version, b.updated_at,
+            *sealed_credentials(b, self._vault), b.id, b.version - 1,
         )  # fmt: skip
 
         async def work(connection: Connection) -> bool:

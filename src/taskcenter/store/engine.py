@@ -181,6 +181,12 @@ class SqlEngineStore:
         ]
         return sorted(points, key=lambda point: point.started_at)[-limit:]
 
+    async def flow_starts(self, business_id: int, since: int, limit: int) -> list[tuple[str, int]]:
+        async def work(connection: Connection) -> list[Row]:
+            return await connection.fetch(sql.FLOW_STARTS, (business_id, since, limit))
+
+        return [(key, at) for key, at in reversed(await self._database.read(work))]
+
 
 def _after(after: tuple[int, str], due_from: int, due_to: int) -> list[Param]:
     due, task_id = after if after[0] >= due_from else (due_from, "")

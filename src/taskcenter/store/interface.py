@@ -176,7 +176,10 @@ class EngineStore(Protocol):
         means that none are left."""
 
     async def recent_sends(self, business_id: int, since: int, limit: int) -> list[SendPoint]:
-        """Oldest first, claims on their way included (by their scheduled time)."""
+        """The newest `limit`, oldest first, claims on their way included (by their scheduled time)."""
+
+    async def flow_starts(self, business_id: int, since: int, limit: int) -> list[tuple[str, int]]:
+        """(flow key, ms) of the newest `limit` attempts of tasks with a flow key, oldest first."""
 
 
 class LeaseStore(Protocol):

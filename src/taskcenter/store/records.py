@@ -32,6 +32,7 @@ class Business:
     max_active_tasks: int
     default_timeout_ms: int
     breaker: JsonObject  # CONTRACT.md §3, `breaker`
+    host_limits: JsonObject  # destination host, or `*` for every other → {rate, period (s), parallelism}
     version: int
     created_at: int
     updated_at: int

@@ -174,8 +174,8 @@ def business_row(business: Business, vault: Vault) -> tuple[Param, ...]:
     b = business
     return (
         b.id, b.code.encode(), b.name, b.shard, b.status.value, b.rate_limit, b.max_concurrent_tasks,
-        b.max_active_tasks, b.default_timeout_ms, to_json(dict(b.breaker)), b.version, b.created_at,
-        b.updated_at, b.last_access_at, *sealed_credentials(b, vault),
+        b.max_active_tasks, b.default_timeout_ms, to_json(dict(b.breaker)), to_json(dict(b.host_limits)), b.version,
+        b.created_at, b.updated_at, b.last_access_at, *sealed_credentials(b, vault),
     )  # fmt: skip
 
 
@@ -191,12 +191,12 @@ def open_business(row: Row, vault: Vault) -> Business:
     """A row of `statements.businesses.COLUMNS`. A credential for callbacks that no key opens is `Unreadable`."""
     (
         business_id, code, name, shard, status, rate_limit, max_concurrent_tasks, max_active_tasks, timeout_ms, breaker,
-        version, created_at, updated_at, last_access_at, auth, tls,
+        host_limits, version, created_at, updated_at, last_access_at, auth, tls,
     ) = row  # fmt: skip
     return Business(
         business_id, code.decode(), name, shard, BusinessStatus(status), rate_limit, max_concurrent_tasks,
-        max_active_tasks, timeout_ms, json.loads(breaker), version, created_at, updated_at, last_access_at,
-        open_auth(auth, business_id, vault), open_tls(tls, business_id, vault),
+        max_active_tasks, timeout_ms, json.loads(breaker), json.loads(host_limits), version, created_at, updated_at,
+        last_access_at, open_auth(auth, business_id, vault), open_tls(tls, business_id, vault),
     )  # fmt: skip
 
 

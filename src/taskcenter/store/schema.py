@@ -87,6 +87,7 @@ business_systems: Final = Table(
     required("max_active_tasks", Integer),
     required("default_timeout_ms", Integer),
     required("breaker", document()),
+    required("host_limits", document()),
     required("shard", SmallInteger),
     required("status", word(16)),
     required("version", BigInteger),

@@ -8,7 +8,7 @@ from taskcenter.store.statements.text import NUMBER, WORD, Query, batch, insert,
 
 COLUMNS: Final = (
     "id", "business_code", "business_name", "shard", "status", "rate_limit", "max_concurrent_tasks", "max_active_tasks",
-    "default_timeout_ms", "breaker", "version", "created_at", "updated_at", "last_access_at",
+    "default_timeout_ms", "breaker", "host_limits", "version", "created_at", "updated_at", "last_access_at",
     "callback_auth", "callback_tls",
 )  # fmt: skip
 _ALL: Final = ", ".join(COLUMNS)
@@ -27,7 +27,7 @@ CHANGED: Final = f"SELECT {_ALL} FROM business_systems WHERE updated_at >= ? ORD
 # version n → n + 1, with all that may change
 UPDATE: Final = (
     "UPDATE business_systems SET business_name = ?, status = ?, rate_limit = ?, max_concurrent_tasks = ?,"
-    " max_active_tasks = ?, default_timeout_ms = ?, breaker = ?, version = ?, updated_at = ?,"
+    " max_active_tasks = ?, default_timeout_ms = ?, breaker = ?, host_limits = ?, version = ?, updated_at = ?,"
     " callback_auth = ?, callback_tls = ? WHERE id = ? AND version = ?"
 )
 # so that every instance sees new keys and secrets as a change; the version is its settings' and stays

@@ -135,10 +135,18 @@ RECOVER: Final = _update(
 
 # --- what a new owner must know ------------------------------------------------------------------------------------
 
-# a business's callbacks since a moment, newest first
+# a business's callbacks since a moment, newest first. When an interrupted one started is not known: its recovery is the
+# latest it can have been, and a rate limit must assume that
+_STARTED: Final = "CASE e.status WHEN 'interrupted' THEN e.created_at ELSE e.execution_time END"
 RECENT: Final = (
-    "SELECT e.execution_time, e.status, tasks.callback_host, e.response_status FROM task_executions e"
+    f"SELECT {_STARTED}, e.status, tasks.callback_host, e.response_status FROM task_executions e"
     " JOIN tasks ON tasks.id = e.task_id WHERE e.business_id = ? AND e.execution_time >= ?"
+    " ORDER BY e.execution_time DESC LIMIT ?"
+)
+# the same of tasks with a flow key
+FLOW_STARTS: Final = (
+    f"SELECT tasks.flow_key, {_STARTED} FROM task_executions e JOIN tasks ON tasks.id = e.task_id"
+    " WHERE e.business_id = ? AND e.execution_time >= ? AND tasks.flow_key IS NOT NULL"
     " ORDER BY e.execution_time DESC LIMIT ?"
 )
 # its callbacks on their way

@@ -84,6 +84,7 @@ def businesses() -> None:
         required("max_active_tasks", sa.Integer),
         required("default_timeout_ms", sa.Integer),
         required("breaker", DOCUMENT),
+        required("host_limits", DOCUMENT),
         required("shard", sa.SmallInteger),
         required("status", word(16)),
         required("version", sa.BigInteger),
