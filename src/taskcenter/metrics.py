@@ -60,6 +60,14 @@ class Metrics:
             "http_request_seconds", "API requests.", QUERY_BUCKETS, ("route", "method", "status")
         )
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Free space where an embedded database lies.")
+        self.api_key_expiry = self._gauge(
+            "api_key_expiry_timestamp_seconds", "When the business's last API key in force ends, s since 1970.", by
+        )
+        self.callback_certificate_expiry = self._gauge(
+            "callback_certificate_expiry_timestamp_seconds",
+            "When the client certificate that callbacks show ends, s since 1970.",
+            by,
+        )
         self.alerts = self._counter("alerts", "Alerts fired.", ("rule",))
         self.claims_refused = self._counter("claims_refused", "Claims that lost a race: cancelled, changed or moved.")
         self.nudges = self._counter(

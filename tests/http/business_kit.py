@@ -24,7 +24,6 @@ from taskcenter.config import Settings
 from taskcenter.http.app import build_app
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
-from taskcenter.service.credentials import ExpiryHook
 from taskcenter.service.engine_port import BusinessView
 from taskcenter.service.services import Services
 from taskcenter.store.records import Business
@@ -160,7 +159,6 @@ async def instance(
     seed: int = 1,
     keys: tuple[tuple[str, bytes], ...] = KEYS,
     now: int = START_MS,
-    on_expiring: ExpiryHook | None = None,
     starts_admin: bool = True,
     **settings: Any,
 ) -> AsyncGenerator[Instance, None]:
@@ -172,7 +170,7 @@ async def instance(
     configured = Settings(**{"admin_token": ADMIN, **settings})
     services = Services.build(
         store=store, settings=configured, keys=keys, clock=clock, ids=IdSource(rng), metrics=metrics, engine=engine,
-        egress=EgressPolicy(), random_bytes=rng.randbytes, on_expiring=on_expiring,
+        egress=EgressPolicy(), random_bytes=rng.randbytes,
     )  # fmt: skip
     app = build_app(services, configured, metrics, clock)
     async with trio.open_nursery() as background:

@@ -124,16 +124,11 @@ async def test_a_wrong_rotation_is_refused(body: Any, autojump_clock: MockClock)
         assert len((await here.call("GET", "/businesses/orders")).json["api_keys"]) == 1
 
 
-async def test_a_key_ends_after_a_year_and_says_so_a_month_before(autojump_clock: MockClock) -> None:
-    noticed: list[str] = []
+async def test_a_key_ends_after_a_year(autojump_clock: MockClock) -> None:
     store = await memory_store()
     async with instance(store) as here:
         key = (await here.register())["api_key"]
         assert await here.may(key) == 200
-    later = START_MS + 336 * DAY_S * 1000
-    async with instance(store, now=later, on_expiring=lambda business, _: noticed.append(business.code)) as here:
-        assert [await here.may(key) for _ in range(5)] == [200] * 5
-        assert noticed == ["orders"]
     async with instance(store, now=START_MS + 365 * DAY_S * 1000 - 1000) as here:
         assert await here.may(key) == 200
         await trio.sleep(1)

@@ -1,10 +1,10 @@
-"""New credentials, when they are in force, and the notice before their end."""
+"""New credentials, and when they are in force."""
 
 import base64
 import random
 
 from taskcenter.service.api_keys import KeyHasher, parse
-from taskcenter.service.credentials import ExpiryWatch, Issuer, in_force
+from taskcenter.service.credentials import Issuer, in_force
 from taskcenter.store.records import Business, BusinessStatus, Credential
 from taskcenter.times import DAY_MS
 
@@ -41,12 +41,3 @@ def test_signing_secrets_are_of_standard_webhooks() -> None:
 def test_business_ids_fit_a_signed_column_and_are_never_the_systems() -> None:
     assert Issuer(ISSUER.hasher, lambda n: b"\xff" * n).business_id() == 2**62 - 1
     assert Issuer(ISSUER.hasher, lambda n: bytes(n)).business_id() == 1
-
-
-def test_the_end_of_a_key_in_use_is_told_once_a_day_in_its_last_month() -> None:
-    told: list[str] = []
-    watch = ExpiryWatch(lambda business, key: told.append(f"{business.code} {key.key_id}"))
-    key = credential(NOW + 40 * DAY_MS)
-    for hour in range(40 * 24):
-        watch.used(BUSINESS, key, NOW + hour * DAY_MS // 24)
-    assert told == ["orders key"] * 30

@@ -39,6 +39,7 @@ from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.alerts import Alerts
 from taskcenter.runtime.engine import Engine, EngineParts
+from taskcenter.runtime.expiries import Expiries
 from taskcenter.runtime.gauges import TaskGauges
 from taskcenter.runtime.housekeeping import Housekeeping
 from taskcenter.runtime.identity import own_identity
@@ -168,6 +169,7 @@ class Node:
             store=store, settings=settings, keys=keys, clock=self._clock, ids=self._ids, metrics=metrics,
             engine=self._engine, egress=self._egress, random_bytes=secrets.token_bytes,
         )  # fmt: skip
+        self._expiries = Expiries(store.businesses, self._clock, metrics, self._alerts, self._engine.owns)
         self._gauges = TaskGauges(store, metrics, self._engine.owns)
         self._housekeeping = Housekeeping(store, settings, self._clock, metrics, self._alerts)
         self._shutdown = trio.Event()
@@ -181,6 +183,7 @@ class Node:
             await whole.start(self._run_services)
             whole.start_soon(self._housekeeping.run)
             whole.start_soon(self._gauges.run)
+            whole.start_soon(self._expiries.run)
             async with trio.open_nursery() as api:
                 addresses = await api.start(self._serve)
                 _spare_the_collector()

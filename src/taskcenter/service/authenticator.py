@@ -28,7 +28,7 @@ from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.audit_trail import SYSTEM_CHAIN, AuditTrail
 from taskcenter.service.auth_throttle import SECRET_COST, TOKEN_COST, AuthThrottle
 from taskcenter.service.business_cache import BusinessCache
-from taskcenter.service.credentials import AdminToken, ExpiryWatch, in_force
+from taskcenter.service.credentials import AdminToken, in_force
 from taskcenter.service.external_tokens import ALGORITHMS as EXTERNAL_ALGORITHMS
 from taskcenter.service.external_tokens import ExternalIssuer
 from taskcenter.service.principal import ALL_SCOPES, Principal, PrincipalKind, Scope
@@ -84,14 +84,13 @@ class Authenticator:
 
     def __init__(
         self, verifiers: Verifiers, *, businesses: BusinessCache, credentials: ReadThrough[str, Credential],
-        trail: AuditTrail, usage: Usage, expiry: ExpiryWatch, clock: Clock, metrics: Metrics,
+        trail: AuditTrail, usage: Usage, clock: Clock, metrics: Metrics,
     ) -> None:  # fmt: skip
         self._verifiers = verifiers
         self._businesses = businesses
         self._credentials = credentials
         self._trail = trail
         self._usage = usage
-        self._expiry = expiry
         self._clock = clock
         self._counts = metrics.auth
         self._throttle = AuthThrottle()
@@ -144,8 +143,6 @@ class Authenticator:
         attempt.kind = PrincipalKind.API_KEY
         if self._verifiers.hasher.needs_rehash(credential.secret_hash):
             self._usage.rehash(credential.key_id, credential.secret_hash, self._verifiers.hasher.hash(key))
-        if attempt.business is not None:
-            self._expiry.used(attempt.business, credential, attempt.now)
 
     async def _by_token(self, attempt: _Attempt, text: str) -> None:
         header = read_header(text)

@@ -17,7 +17,7 @@ from taskcenter.service.audit_trail import AuditTrail
 from taskcenter.service.authenticator import Authenticator, Verifiers
 from taskcenter.service.business_cache import BusinessCache
 from taskcenter.service.businesses import Businesses, BusinessTools
-from taskcenter.service.credentials import AdminToken, ExpiryHook, ExpiryWatch, Issuer
+from taskcenter.service.credentials import AdminToken, Issuer
 from taskcenter.service.engine_port import Engine
 from taskcenter.service.external_tokens import ExternalIssuer
 from taskcenter.service.read_through import ReadThrough
@@ -64,7 +64,6 @@ def build_business_services(
     encryption_keys: Sequence[tuple[str, bytes]],
     random_bytes: RandomBytes,
     check_url: Callable[[str], object],
-    on_expiring: ExpiryHook | None = None,
 ) -> BusinessServices:
     """`encryption_keys`: (id, 32 bytes), newest first. Raises `ConfigError`."""
     admin = AdminToken()
@@ -97,7 +96,6 @@ def build_business_services(
         credentials=credentials,
         trail=trail,
         usage=usage,
-        expiry=ExpiryWatch(on_expiring),
         clock=clock,
         metrics=metrics,
     )

@@ -5,32 +5,22 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from taskcenter import log
 from taskcenter.config import Settings
 from taskcenter.service import api_keys
 from taskcenter.service.api_keys import ApiKey, KeyHasher, RandomBytes
 from taskcenter.store.interface import Store
-from taskcenter.store.records import Business, Credential, SigningSecret
+from taskcenter.store.records import Credential, SigningSecret
 from taskcenter.times import DAY_MS
 
 KEY_LIFE_MS: Final = 365 * DAY_MS
-EXPIRY_NOTICE_MS: Final = 30 * DAY_MS
-NOTICE_EVERY_MS: Final = DAY_MS
-MOST_NOTICES: Final = 10_000
 ADMIN_PREFIX: Final = "tc_admin_"
 ADMIN_META: Final = "admin_token_hash"
 SIGNING_PREFIX: Final = "whsec_"
 SIGNING_BYTES: Final = 32
 ID_BYTES: Final = 15
-
-ExpiryHook = Callable[[Business, Credential], None]
-
-_log = log.get("credentials")
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,27 +94,3 @@ async def ensure_admin_token(store: Store, settings: Settings, random_bytes: Ran
 
 def _digest(text: str) -> bytes:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-class ExpiryWatch:
-    """Says, once a day for each key that is still used, that its last 30 days have begun."""
-
-    def __init__(self, hook: ExpiryHook | None = None) -> None:
-        """`hook`: e.g. an alert; must not fail."""
-        self._hook = hook
-        self._told: OrderedDict[str, int] = OrderedDict()
-
-    def used(self, business: Business, credential: Credential, now: int) -> None:
-        if (
-            credential.expires_at - now > EXPIRY_NOTICE_MS
-            or now - self._told.get(credential.key_id, 0) < NOTICE_EVERY_MS
-        ):
-            return
-        self._told[credential.key_id] = now
-        self._told.move_to_end(credential.key_id)
-        if len(self._told) > MOST_NOTICES:
-            self._told.popitem(last=False)
-        days = (credential.expires_at - now) // DAY_MS
-        _log.warning("an API key in use expires soon", business=business.code, key_id=credential.key_id, days=days)
-        if self._hook is not None:
-            self._hook(business, credential)

@@ -18,7 +18,6 @@ from taskcenter.service.authenticator import Authenticator
 from taskcenter.service.business_services import BusinessServices, build_business_services
 from taskcenter.service.businesses import Businesses
 from taskcenter.service.creator import Creator
-from taskcenter.service.credentials import ExpiryHook
 from taskcenter.service.engine_port import Engine
 from taskcenter.service.health import HealthService
 from taskcenter.service.key_rotation import KeyRotation
@@ -82,7 +81,6 @@ class Services:
         engine: Engine,
         egress: EgressPolicy,
         random_bytes: RandomBytes,
-        on_expiring: ExpiryHook | None = None,
     ) -> Self:
         """`keys`: the encryption keys, (id, 32 bytes), newest first. Raises `ConfigError`."""
         writes = Writes()
@@ -91,7 +89,7 @@ class Services:
         tasks = TaskServices(TaskService(tools), TaskCreation(tools, creator, ids), TaskBulk(tools), creator, writes)
         access = build_business_services(
             store, engine, clock, settings=settings, metrics=metrics, writes=writes,
-            encryption_keys=keys, random_bytes=random_bytes, check_url=egress.check_url, on_expiring=on_expiring,
+            encryption_keys=keys, random_bytes=random_bytes, check_url=egress.check_url,
         )  # fmt: skip
         health = HealthService(engine, store.maintenance)
         stats = SystemStats(store.maintenance, store.leases, engine)

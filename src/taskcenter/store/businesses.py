@@ -19,7 +19,7 @@ from taskcenter.store.rows import (
     to_json,
 )
 from taskcenter.store.statements import businesses as sql
-from taskcenter.store.statements.text import chunks
+from taskcenter.store.statements.text import chunks, fetch_in
 from taskcenter.store.vault import Vault
 
 TOUCHED_AT_ONCE: Final = 1000
@@ -106,6 +106,12 @@ class SqlBusinessStore:
 
     async def credentials(self, business_id: int) -> list[Credential]:
         return [Credential(*row) for row in await self._all(sql.CREDENTIALS, (business_id,))]
+
+    async def keys_in_force(self, business_ids: Sequence[int], now: int) -> list[Credential]:
+        async def work(connection: Connection) -> list[Row]:
+            return await fetch_in(connection, sql.KEYS_IN_FORCE, business_ids, after=(now,))
+
+        return [Credential(*row) for row in await self._database.read(work)]
 
     async def rehash(self, key_id: str, kept: bytes, new: bytes) -> None:
         async def work(connection: Connection) -> None:

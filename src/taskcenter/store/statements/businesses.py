@@ -45,6 +45,9 @@ TOUCH: Final = Query(
 INSERT_CREDENTIAL: Final = insert("credentials", CREDENTIAL_COLUMNS)
 CREDENTIAL: Final = f"SELECT {_KEY} FROM credentials WHERE key_id = ?"
 CREDENTIALS: Final = f"SELECT {_KEY} FROM credentials WHERE business_id = ? ORDER BY created_at DESC, key_id DESC"
+KEYS_IN_FORCE: Final = (
+    f"SELECT {_KEY} FROM credentials WHERE business_id IN (...) AND revoked_at IS NULL AND expires_at > ?"
+)
 # in force → in force until then at most
 END_CREDENTIALS: Final = (
     "UPDATE credentials SET expires_at = ?"
