@@ -69,8 +69,10 @@ class TaskIdConverter(BaseConverter):
 class ApiApp(QuartTrio):
     """Times, names, logs and counts every request."""
 
-    def __init__(self, metrics: Metrics, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics, clock: Clock, settle: Callable[[Principal], Awaitable[None]]) -> None:
+        """`settle`: returns when what the principal's use left in the audit is durable."""
         super().__init__(__name__, static_folder=None)
+        self._settle = settle
         self._clock = clock
         self._seconds = metrics.http_request
         self._log = log.get("http")
@@ -81,6 +83,8 @@ class ApiApp(QuartTrio):
         status = CLIENT_GONE
         try:
             response = await super().handle_request(request)
+            if record.principal is not None:
+                await self._settle(record.principal)
             status = response.status_code
         finally:
             duration_ms = self._clock.now_ms_exact() - began
@@ -114,7 +118,7 @@ class ApiApp(QuartTrio):
 
 def build_app(services: Services, settings: Settings, metrics: Metrics, clock: Clock) -> QuartTrio:
     """The ASGI app."""
-    app = ApiApp(metrics, clock)
+    app = ApiApp(metrics, clock, services.authenticator.settle)
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
         BODY_TIMEOUT=BODY_TIMEOUT_S,

@@ -1,15 +1,19 @@
 """The audit trail of what has no write of its own to ride with: failed authentications, uses of credentials.
 
-Entries are gathered for at most 50 ms and appended in one transaction, so an audit costs a request nothing and the disk
-one commit for many. (What changes something carries its entry in its own transaction: `audit_entry`.)
+Group commit: what was added while the last append was under way is appended in one transaction. An entry that is added
+hands out a receipt, and the answer to the request waits for it (`settle`), beside the work it does anyway; so no entry
+is lost when the process is killed after an answer. (What changes something carries its entry in its own transaction:
+`audit_entry`.)
 
 Invariants. At most `MOST_WAITING` entries wait. The same failure (key, reason, address) is written at once and then,
 if it goes on, once a minute with a count; no more than `MOST_KINDS` different ones a minute are told apart, the rest is
 counted together. So a flood adds a few hundred rows a minute, whatever its rate. The use of a credential is written
 once a minute for each business, key and address.
 
-On failure. While the store is out the entries wait and are appended when it is back; past the bound the newest are
-dropped, counted and logged. An append whose commit is unknown is repeated: twice in the trail is better than never.
+On failure. An answer waits `SETTLE_S` at most, then it goes out, and its entry still waits for the store; only what
+must not happen unseen (`Businesses.issue_token`) is refused. Past the bound the newest entries are dropped, counted and
+logged. An append whose commit is unknown is repeated: twice in the trail is better than never. What was counted and not
+yet written is lost with the process: at most a minute's repetitions of a failure that is in the trail.
 """
 
 from __future__ import annotations
@@ -27,7 +31,7 @@ from taskcenter.store.interface import AuditStore
 from taskcenter.store.records import NewAuditEntry
 
 SYSTEM_CHAIN: Final = 0
-GATHER_S: Final = 0.05
+SETTLE_S: Final = 1.0
 BATCH: Final = 200
 MOST_WAITING: Final = 5_000
 MOST_KINDS: Final = 200
@@ -35,6 +39,8 @@ MOST_USES: Final = 20_000
 PERIOD_MS: Final = 60_000
 RETRY_S: Final = 1.0
 FINAL_WRITE_S: Final = 2.0
+
+Receipt = trio.Event  # set once the entry is durable
 
 _log = log.get("audit")
 
@@ -51,7 +57,7 @@ class AuditTrail:
     def __init__(self, store: AuditStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._waiting: list[NewAuditEntry] = []
+        self._waiting: list[tuple[NewAuditEntry, Receipt]] = []
         self._work = trio.Event()
         self._failures: dict[tuple[int, str | None, str, str | None], _Repeats] = {}
         self._others = 0  # failures of the period that were of too many kinds
@@ -59,20 +65,33 @@ class AuditTrail:
         self._uses: OrderedDict[tuple[int, str, str | None], int] = OrderedDict()
         self.dropped = 0
 
-    def add(self, entry: NewAuditEntry) -> None:
-        """Append it soon."""
+    def add(self, entry: NewAuditEntry) -> Receipt | None:
+        """Append it soon. None: it was dropped."""
         if len(self._waiting) >= MOST_WAITING:
             if not self.dropped:
                 _log.error("the audit trail is full: the store takes no entries, the newest are dropped")
             self.dropped += 1
-            return
-        self._waiting.append(entry)
+            return None
+        receipt = trio.Event()
+        self._waiting.append((entry, receipt))
         self._work.set()
+        return receipt
+
+    async def settle(self, receipt: Receipt | None) -> bool:
+        """Wait until the entry is durable; False when it is not within `SETTLE_S`, or was dropped."""
+        if receipt is None:
+            return False
+        with trio.move_on_after(SETTLE_S):
+            await receipt.wait()
+        return receipt.is_set()
 
     def failure(
         self, reason: str, *, business_id: int, key_id: str | None, ip: str | None, request_id: str | None
-    ) -> None:
-        """A refused credential. `reason` is a word of ours, `key_id` is one of ours: nothing here is what was sent."""
+    ) -> Receipt | None:
+        """A refused credential; None when it was only counted, or dropped.
+
+        `reason` is a word of ours, `key_id` is one of ours: nothing here is what was sent.
+        """
         entry = NewAuditEntry(
             business_id=business_id, at=self._clock.now_ms(), actor_kind="anonymous", actor_key_id=key_id,
             action="auth.failure", target=reason, result="refused", ip=ip, request_id=request_id,
@@ -83,21 +102,22 @@ class AuditTrail:
             repeats.count += 1
         elif len(self._failures) < MOST_KINDS:
             self._failures[kind] = _Repeats(entry)
-            self.add(entry)
+            return self.add(entry)
         else:
             self._others += 1
+        return None
 
-    def use(self, entry: NewAuditEntry) -> None:
-        """A credential was used: written once a minute for each business, key and address."""
+    def use(self, entry: NewAuditEntry) -> Receipt | None:
+        """A credential was used: written once a minute for each business, key and address. None: not now."""
         kind = (entry.business_id, entry.actor_key_id or entry.actor_kind, entry.ip)
         before = self._uses.get(kind)
         if before is not None and entry.at - before < PERIOD_MS:
-            return
+            return None
         self._uses[kind] = entry.at
         self._uses.move_to_end(kind)
         if len(self._uses) > MOST_USES:
             self._uses.popitem(last=False)
-        self.add(entry)
+        return self.add(entry)
 
     def _roll(self, now: int) -> None:
         """At the end of a period, write what was counted in it."""
@@ -124,8 +144,6 @@ class AuditTrail:
                 nursery.start_soon(self._roll_for_ever)
                 while True:
                     await self._work.wait()
-                    if len(self._waiting) < BATCH:
-                        await trio.sleep(GATHER_S)
                     await self._append_until_done()
         finally:
             self._roll(self._period_began + PERIOD_MS)
@@ -158,8 +176,10 @@ class AuditTrail:
     async def flush(self) -> None:
         """Append what waits. Raises `StoreUnavailable`; what was not appended still waits."""
         while batch := self._waiting[:BATCH]:
-            await self._store.append(batch)
+            await self._store.append([entry for entry, _ in batch])
             del self._waiting[: len(batch)]
+            for _, receipt in batch:
+                receipt.set()
 
     def __repr__(self) -> str:
         return (

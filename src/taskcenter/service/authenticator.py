@@ -13,7 +13,7 @@ was. Nothing the caller wrote becomes a label or an audit field unless it was fo
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import trio
@@ -101,17 +101,22 @@ class Authenticator:
         try:
             await self._identify(attempt, credential_of(presented))
         except Unauthenticated as error:
-            raise self._refuse(attempt, error.reason) from None
+            raise await self._refuse(attempt, error.reason) from None
         business = attempt.business
         if (
             business is not None
             and business.status is BusinessStatus.DISABLED
             and attempt.kind is not PrincipalKind.ADMIN
         ):
-            self._book_refusal(attempt, "business_disabled")
+            await self._book_refusal(attempt, "business_disabled")
             raise Forbidden(f"the business {business.code} is disabled")
         await self._choose_business(attempt)
         return self._accept(attempt)
+
+    async def settle(self, principal: Principal) -> None:
+        """Return once this use of a credential is in the audit, if it is one that is written; soon in any case."""
+        if principal.audited is not None:
+            await self._trail.settle(principal.audited)
 
     # --- the three credentials ------------------------------------------------------------------------------------
 
@@ -185,7 +190,7 @@ class Authenticator:
             raise InvalidInput([FieldFault("X-TaskCenter-Business", "is given more than once; name one, e.g. orders")])
         if attempt.kind is not PrincipalKind.ADMIN:
             if attempt.business is None or named[0] != attempt.business.code:
-                self._book_refusal(attempt, "other_business")
+                await self._book_refusal(attempt, "other_business")
                 raise Forbidden("only the admin may act on another business with X-TaskCenter-Business")
             return
         attempt.business = await self._businesses.by_code(named[0]) if len(named[0]) <= 64 else None
@@ -199,17 +204,17 @@ class Authenticator:
             attempt.kind, attempt.key_id, business, attempt.scopes, presented.ip, presented.request_id
         )
         self._count(business, "ok", attempt.kind.value)
-        self._trail.use(audit_entry(
+        receipt = self._trail.use(audit_entry(
             principal, SYSTEM_CHAIN if business is None else business.id, attempt.now, "credential.use",
             SYSTEM_NAME if business is None else business.code,
         ))  # fmt: skip
         if business is not None and attempt.kind is not PrincipalKind.ADMIN:
             self._usage.note(business.id, attempt.key_id, attempt.now)
-        return principal
+        return principal if receipt is None else replace(principal, audited=receipt)
 
-    def _refuse(self, attempt: _Attempt, reason: str) -> Unauthenticated | TooMany:
+    async def _refuse(self, attempt: _Attempt, reason: str) -> Unauthenticated | TooMany:
         """Book the failure; the error to raise."""
-        self._book_refusal(attempt, reason)
+        await self._book_refusal(attempt, reason)
         if reason == MISSING:
             return Unauthenticated(reason)
         wait_s = self._throttle.failed(attempt.presented.ip, attempt.key_id, attempt.cost, attempt.now)
@@ -219,16 +224,18 @@ class Authenticator:
             return Unauthenticated(reason, key_id=attempt.key_id)
         return TooMany("rate_limited", "too many credentials that are not valid", retry_after_s=math.ceil(wait_s))
 
-    def _book_refusal(self, attempt: _Attempt, reason: str) -> None:
+    async def _book_refusal(self, attempt: _Attempt, reason: str) -> None:
+        """Returns once it stands in the audit, if it is one that is written at once."""
         business = attempt.business
         self._count(business, "refused", reason)
-        self._trail.failure(
+        receipt = self._trail.failure(
             reason,
             business_id=SYSTEM_CHAIN if business is None else business.id,
             key_id=attempt.key_id,
             ip=attempt.presented.ip,
             request_id=attempt.presented.request_id,
         )
+        await self._trail.settle(receipt)
 
     def _count(self, business: Business | None, result: str, reason: str) -> None:
         self._counts.labels("" if business is None else business.code, result, reason).inc()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from taskcenter.clock import Clock
-from taskcenter.errors import Conflict, FieldFault, Forbidden, InvalidInput, NotFound
+from taskcenter.errors import Conflict, FieldFault, Forbidden, InvalidInput, NotFound, StoreUnavailable
 from taskcenter.service import business_input as given
 from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.audit_trail import SYSTEM_CHAIN, AuditTrail
@@ -225,7 +225,7 @@ class Businesses:
         )
 
     async def issue_token(self, principal: Principal, code: str, body: object) -> IssuedToken:
-        """Only for an API key of the business. Raises `Forbidden`, `NotFound`."""
+        """Only for an API key of the business. Raises `Forbidden`, `NotFound`, `StoreUnavailable`."""
         asked = self._token_input.read(body)
         business = await self.find(principal, code, Scope.BUSINESS_READ)
         if principal.kind is not PrincipalKind.API_KEY or principal.key_id is None:
@@ -237,7 +237,9 @@ class Businesses:
         expires_at = min(now + (asked.ttl or self._t.token_life_ms), key.expires_at)
         scopes = asked.scopes or TOKEN_SCOPES
         names = " ".join(sorted(scopes))
-        self._t.trail.add(audit_entry(principal, business.id, now, "token.issue", f"{code}: {names}"))
+        entry = audit_entry(principal, business.id, now, "token.issue", f"{code}: {names}")
+        if not await self._t.trail.settle(self._t.trail.add(entry)):
+            raise StoreUnavailable("the token was not issued: it cannot be written to the audit trail")
         return self._t.tokens.issue(business.code, principal.key_id, scopes, expires_at, now)
 
 

@@ -82,7 +82,9 @@ class KeyRotation:
         else:
             begun = Progress("running", self._store.key_id, None, 1, 0, 0, 0, 0, now, now)
         await self._store.note(_written(begun))
-        self._trail.add(audit_entry(principal, SYSTEM_CHAIN, now, "keys.rotate", begun.key_id))
+        await self._trail.settle(
+            self._trail.add(audit_entry(principal, SYSTEM_CHAIN, now, "keys.rotate", begun.key_id))
+        )
         if self._progress is None:
             self._progress = begun
             self._asked.set()

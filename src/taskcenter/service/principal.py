@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
+
+import trio
 
 from taskcenter.errors import Forbidden
 from taskcenter.store.records import Business
@@ -35,6 +37,7 @@ class Principal:
     scopes: frozenset[Scope]
     ip: str | None
     request_id: str | None
+    audited: trio.Event | None = field(default=None, compare=False, repr=False)  # set once this use is in the audit
 
     @property
     def is_admin(self) -> bool:

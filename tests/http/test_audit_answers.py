@@ -1,0 +1,68 @@
+"""An answer comes after its entry in the audit trail, whatever becomes of the process then."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import trio
+from tests.http.business_kit import instance
+from trio.testing import MockClock
+
+from taskcenter.errors import StoreUnavailable
+from taskcenter.service.api_keys import ApiKey
+from taskcenter.service.audit_trail import SETTLE_S
+from taskcenter.store.records import AuditEntry, NewAuditEntry
+
+
+class SlowAudit:
+    """An audit store whose appends a test holds up."""
+
+    def __init__(self, append: Callable[[Sequence[NewAuditEntry]], Awaitable[None]]) -> None:
+        self.append = append
+
+    async def page(self, business_id: int, before_seq: int | None, limit: int) -> list[AuditEntry]:
+        raise AssertionError("the trail reads nothing")
+
+
+async def test_an_answer_waits_until_its_entry_is_in_the_audit(autojump_clock: MockClock) -> None:
+    """Of a use, a failure, a token: whoever kills the process after the answer, the entry is there."""
+    async with instance() as here:
+        key = (await here.register())["api_key"]
+        await here.may(key)
+        await trio.sleep(61)
+        append = here.store.audit.append
+        done: list[str] = []
+
+        async def slowly(entries: Sequence[NewAuditEntry]) -> None:
+            await trio.sleep(0.3)
+            await append(entries)
+            done.extend(entry.action for entry in entries)
+
+        here.services.access.trail._store = SlowAudit(slowly)
+        wrong = ApiKey(key[8:24], "0" * 43).text
+        for action, ask in {
+            "credential.use": lambda: here.may(key),
+            "auth.failure": lambda: here.may(wrong),
+            "token.issue": lambda: here.call("POST", "/businesses/orders/tokens", key, {}),
+        }.items():
+            before = trio.current_time()
+            await ask()
+            assert done.pop() == action and trio.current_time() - before > 0.299
+            await ask()
+        assert done == ["token.issue"], "uses and failures of the same minute are not written again, nor waited for"
+
+
+async def test_without_an_audit_no_token_is_issued_and_reads_wait_a_moment_only(autojump_clock: MockClock) -> None:
+    async with instance() as here:
+        key = (await here.register())["api_key"]
+
+        async def never(_: Sequence[NewAuditEntry]) -> None:
+            await trio.sleep(100)
+            raise StoreUnavailable("out")
+
+        here.services.access.trail._store = SlowAudit(never)
+        before = trio.current_time()
+        assert await here.may(key) == 200
+        assert trio.current_time() - before <= SETTLE_S
+        refused = await here.call("POST", "/businesses/orders/tokens", key, {})
+        assert (refused.status, refused.code) == (503, "store_unavailable")
