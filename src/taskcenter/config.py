@@ -49,7 +49,10 @@ class Settings(BaseSettings):
         examples=["k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="],
     )
     jwt_secret: SecretStr | None = Field(
-        None, description="Signs the tokens we issue; derived from the encryption key when absent.", examples=["…32+"]
+        None,
+        description="Signs the tokens we issue. Comma separated, newest first: the first signs, each verifies. "
+        "Derived from the encryption keys when absent.",
+        examples=["32 or more characters, e.g. from: openssl rand -hex 32"],
     )
     jwt_ttl: float = Field(3600, ge=1, le=86400, description="Life of an issued token, in s.", examples=["3600"])
     jwt_jwks: Path | None = Field(None, description="JWKS file of an external issuer whose tokens are accepted.")
@@ -64,6 +67,11 @@ class Settings(BaseSettings):
     )
     denied_callback_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Host patterns that are never called.", examples=["*.internal.example"]
+    )
+    allowed_callback_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Host patterns that alone may be called; all when empty. The bans hold for these, too.",
+        examples=["hooks.example.com,*.partner.example"],
     )
     allowed_callback_ports: Annotated[tuple[int, ...], NoDecode] = Field(
         (), description="Ports callbacks may go to; all when empty.", examples=["80,443,8443"]
@@ -110,7 +118,7 @@ class Settings(BaseSettings):
     metrics_require_admin: bool = Field(False, description="Ask for the admin token at `/metrics`.")
     max_body_bytes: int = Field(9 * 1024 * 1024, ge=1024, description="Largest request body, a batch included.")
 
-    @field_validator("bind", "denied_callback_hosts", mode="before")
+    @field_validator("bind", "denied_callback_hosts", "allowed_callback_hosts", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -146,10 +154,17 @@ class Settings(BaseSettings):
         parts = value.split(",") if isinstance(value, str) else value
         return tuple(ipaddress.ip_network(part.strip() if isinstance(part, str) else part) for part in parts if part)
 
-    @field_validator("admin_token", "jwt_secret")
+    @field_validator("admin_token")
     @classmethod
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("is shorter than 16 characters")
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _secrets(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and any(len(part) < 16 for part in split_secrets(value.get_secret_value())):
             raise ValueError("is shorter than 16 characters")
         return value
 
@@ -215,6 +230,11 @@ def split_address(address: str) -> tuple[str, int]:
     if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise ValueError(f"{address!r}: an IPv6 address stands in brackets")
     return host.strip("[]"), int(port)
+
+
+def split_secrets(text: str) -> list[str]:
+    """Comma separated, newest first; an empty one stays, and is too short."""
+    return [part.strip() for part in text.split(",")]
 
 
 def parse_encryption_keys(text: str) -> tuple[tuple[str, bytes], ...]:

@@ -167,6 +167,56 @@ def test_denied_hosts_are_patterns_on_the_canonical_name(url: str, refused: bool
     assert (policy.check_target(check_url(url)) is not None) is refused
 
 
+@pytest.mark.parametrize(
+    ("pattern", "url"),
+    [
+        ("bücher.example", "http://xn--bcher-kva.example/"), ("*.BÜCHER.example", "http://a.bücher.example/"),
+        ("0x7f.1", "http://127.0.0.1/"), ("[::1]", "http://[0::1]/"), ("::1", "http://[0::1]/"),
+        ("127.0.0.*", "http://2130706433/"), ("a?.example", "http://a1.example/"), ("example.com.", "http://EXAMPLE.com/"),
+        ("*", "http://anything.example/"), ("*-internal*.example", "http://my-internal-api.example/"),
+    ],
+)  # fmt: skip
+def test_a_pattern_and_a_host_meet_in_one_spelling(pattern: str, url: str) -> None:
+    target = check_url(url)
+    assert EgressPolicy(denied_hosts=(pattern,)).check_target(target) == (
+        f"host {target.host} is not one that callbacks may go to"
+    )
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["", " ", "http://a.example", "a.example/x", "a.example:8080", "user@a.example", "a b.example", "*.a b", "*/x",
+     "a..b", "*..b", "*:80", "[0-9]*", "-a.example", "1.2.3.4.5"],
+)  # fmt: skip
+def test_a_pattern_that_no_host_can_match_is_refused(pattern: str) -> None:
+    for field in ("denied_hosts", "allowed_hosts"):
+        with pytest.raises(ValueError):
+            EgressPolicy(**{field: (pattern,)})
+
+
+def test_where_hosts_are_named_no_other_is_called() -> None:
+    policy = EgressPolicy(
+        allowed_hosts=("hooks.example.com", "*.partner.example", "10.0.0.7"), denied_hosts=("bad.partner.example",),
+        allowed_networks=(ip_network("10.0.0.0/8"),),
+    )  # fmt: skip
+    for url in ("https://hooks.example.com/", "https://a.partner.example/", "http://10.7/"):
+        policy.check_url(url)
+    for url in ("https://example.com/", "https://partner.example/", "https://hooks.example.com.evil.example/",
+                "https://bad.partner.example/", "http://10.0.0.8/", "http://8.8.8.8/"):  # fmt: skip
+        with pytest.raises(CallbackUrlError, match="not one that callbacks may go to"):
+            policy.check_url(url)
+    closed = EgressPolicy(allowed_hosts=("127.0.0.1",))
+    with pytest.raises(CallbackUrlError, match="loopback"):
+        closed.check_url("http://127.0.0.1/")
+
+
+def test_many_stars_take_no_time() -> None:
+    """A pattern's cost is linear in the host: this one would take years if it were not."""
+    policy = EgressPolicy(denied_hosts=("*a*a*a*a*a*a*a*a*a*a*a*a*b.example",))
+    host = ".".join(["a" * 60] * 3)
+    assert policy.check_target(check_url(f"http://{host}.example/")) is None
+
+
 def test_allowed_ports() -> None:
     policy = EgressPolicy(allowed_ports=(443, 8443))
     assert policy.check_url("https://example.com/").port == 443

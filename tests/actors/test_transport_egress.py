@@ -83,6 +83,15 @@ async def test_ports_and_hosts_of_the_policy_hold_at_the_call_too() -> None:
     transport = transport_to_loopback(policy=policy, resolver=StaticResolver({"x.denied.example": ["127.0.0.1"]}))
     assert (await fault_of(transport, "http://127.0.0.1:8080/")).kind == "blocked"
     assert (await fault_of(transport, "https://x.denied.example/")).kind == "blocked"
+    only = EgressPolicy(LOOPBACK.allowed_networks, allowed_hosts=("*.ours.example",))
+    async with receiving(answering(OK)) as receiver:
+        resolver = StaticResolver({"a.ours.example": ["127.0.0.1"], "theirs.example": ["127.0.0.1"]})
+        transport = transport_to_loopback(policy=only, resolver=resolver)
+        assert (await answer_of(transport, receiver.url(host="a.ours.example"))).status == 200
+        for host in ("theirs.example", "127.0.0.1"):
+            assert (await fault_of(transport, receiver.url(host=host))).kind == "blocked"
+        assert receiver.connections == 1 and "theirs.example" not in resolver.calls, "not even looked up"
+        await transport.aclose()
 
 
 async def test_a_denied_network_is_not_dialled_even_if_allowed() -> None:

@@ -58,6 +58,8 @@ def serve_on_full_disk(directory: Path, url: str) -> tuple[int, str]:
         ("TASKCENTER_BIND", "localhost", "'localhost' is not host:port", "e.g. 0.0.0.0:8080"),
         ("TASKCENTER_ENCRYPTION_KEYS", "k1:c2hvcnQ=", "has 5 bytes, not 32", "e.g. k1:"),
         ("TASKCENTER_ALLOWED_CALLBACK_NETWORKS", "10.0.0.0/33", "10.0.0.0/33", "e.g. 127.0.0.0/8"),
+        ("TASKCENTER_DENIED_CALLBACK_HOSTS", "a.example/x", "is not a host pattern", "e.g. *.internal.example"),
+        ("TASKCENTER_JWT_SECRET", "sixteen-letters-and-more,short", "is shorter than 16", "e.g. "),
         ("TASKCENTER_DATABASE_URL", "postgres://db/tasks", "must begin with sqlite:/// or mysql://", "sqlite:///"),
     ],
 )

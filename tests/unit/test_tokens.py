@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ GOOD: dict[str, Any] = {
 }  # fmt: skip
 
 
-def ring(*keys: tuple[str, bytes], secret: str | None = None) -> TokenRing:
-    return TokenRing.of(secret, keys or (NEW, OLD), audience="taskcenter", random_bytes=random.Random(1).randbytes)
+def ring(*keys: tuple[str, bytes], secrets: Sequence[str] = ()) -> TokenRing:
+    return TokenRing.of(secrets, keys or (NEW, OLD), audience="taskcenter", random_bytes=random.Random(1).randbytes)
 
 
 def verify(token: str, now: int = NOW, tokens: TokenRing | None = None) -> Any:
@@ -86,12 +86,25 @@ def test_tokens_survive_the_rotation_of_the_encryption_key() -> None:
 
 
 def test_a_secret_of_the_settings_takes_the_place_of_the_derived_ones() -> None:
-    set_by_hand = ring(NEW, secret="sixteen letters!!")
+    set_by_hand = ring(NEW, secrets=["sixteen letters!!"])
     token = set_by_hand.issue("orders", "key-id", TOKEN_SCOPES, NOW + 60_000, NOW).token
     assert verify(token, tokens=set_by_hand)
-    for other in (ring(NEW), ring(NEW, secret="sixteen letters!?")):
+    for other in (ring(NEW), ring(NEW, secrets=["sixteen letters!?"])):
         with pytest.raises(Unauthenticated):
             verify(token, tokens=other)
+
+
+def test_a_secret_of_the_settings_is_rotated_without_ending_a_token() -> None:
+    first, second = "the-first-secret-1", "the-second-secret-2"
+    token = ring(NEW, secrets=[first]).issue("orders", "key-id", TOKEN_SCOPES, NOW + 60_000, NOW).token
+    both = ring(NEW, secrets=[second, first])
+    assert verify(token, tokens=both)
+    newer = both.issue("orders", "key-id", TOKEN_SCOPES, NOW + 60_000, NOW).token
+    assert read_header(newer)["kid"] != read_header(token)["kid"]
+    assert verify(newer, tokens=ring(NEW, secrets=[second])), "the newest signs"
+    with pytest.raises(Unauthenticated, match="token_unknown_key"):
+        verify(token, tokens=ring(NEW, secrets=[second]))
+    assert first not in repr(both) and derive(first.encode(), "jwt").hex()[:12] not in repr(both)
 
 
 _rsa = rsa.generate_private_key(65537, 2048)

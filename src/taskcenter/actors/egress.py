@@ -4,9 +4,10 @@ A URL is judged twice. When a task is created `check_url` refuses what can be se
 host pattern, a port. When it is called the transport asks `check_address` about every address the name has *then*, and
 connects to one of exactly those, so an answer that changes between the two (DNS rebinding) gains nothing.
 
-Order: what the operator denies is denied; what the operator allows is exempt from the table; the table decides the
-rest. An IPv6 form that carries an IPv4 address is allowed only when the form itself is exempt *and* the address inside
-passes alone: an operator on a NAT64 network allows 64:ff9b::/96 and still nobody reaches 169.254.169.254.
+Order: what the operator denies is denied; where the operator names hosts or ports, no other is called; networks that
+the operator allows are exempt from the table; the table decides the rest. An IPv6 form that carries an IPv4 address is
+allowed only when the form itself is exempt *and* the address inside passes alone: an operator on a NAT64 network allows
+64:ff9b::/96 and still nobody reaches 169.254.169.254.
 
 Messages never tell what is behind a name: a stranger must not be able to map our network by what is refused.
 """
@@ -19,9 +20,10 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import cached_property
 from ipaddress import IPv6Address, ip_address
+from typing import Final
 
 from taskcenter.actors.addresses import IPAddress, IPNetwork, embedded_ipv4, special_purpose
-from taskcenter.actors.targets import CallbackUrlError, ParsedTarget
+from taskcenter.actors.targets import DEFAULT_PORTS, CallbackUrlError, ParsedTarget
 from taskcenter.actors.targets import check_url as parse_url
 
 __all__ = ["CallbackUrlError", "EgressPolicy", "ParsedTarget", "parse_url"]
@@ -35,6 +37,11 @@ class EgressPolicy:
     denied_networks: tuple[IPNetwork, ...] = ()  # never called, even if allowed above
     denied_hosts: tuple[str, ...] = ()  # names or patterns (`*.internal.example`), lower or upper case
     allowed_ports: tuple[int, ...] = ()  # all when empty
+    allowed_hosts: tuple[str, ...] = ()  # patterns as above; all names and addresses when empty
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a pattern that could never match: a ban that bans nothing must not go unnoticed."""
+        _ = self._denied_host, self._allowed_host
 
     def check_address(self, address: IPAddress | str) -> str | None:
         """None when `address` may be called, or why not (for logs of ours; do not show it for a resolved name)."""
@@ -52,7 +59,8 @@ class EgressPolicy:
         """None, or why the text of the URL alone is enough to refuse it. A name's addresses are checked at the call."""
         if self.allowed_ports and target.port not in self.allowed_ports:
             return f"port {target.port} is not one that callbacks may go to"
-        if self._denied_host is not None and self._denied_host.fullmatch(target.host):
+        denied = self._denied_host is not None and self._denied_host.fullmatch(target.host)
+        if denied or (self._allowed_host is not None and not self._allowed_host.fullmatch(target.host)):
             return f"host {target.host} is not one that callbacks may go to"
         if target.address is not None and (reason := self.check_address(target.address)):
             return f"{target.host} is not an address that callbacks may go to ({reason})"
@@ -67,5 +75,34 @@ class EgressPolicy:
 
     @cached_property
     def _denied_host(self) -> re.Pattern[str] | None:
-        patterns: Sequence[str] = [translate(pattern.lower().removesuffix(".")) for pattern in self.denied_hosts]
-        return re.compile("|".join(patterns)) if patterns else None
+        return _any_of(self.denied_hosts)
+
+    @cached_property
+    def _allowed_host(self) -> re.Pattern[str] | None:
+        return _any_of(self.allowed_hosts)
+
+
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    known = [translate(canonical_pattern(pattern)) for pattern in patterns]  # linear in the host's length
+    return re.compile("|".join(known)) if known else None
+
+
+def canonical_pattern(pattern: str) -> str:
+    """`pattern` in the spelling that hosts are held against: A-labels, one form for each address, no dot at the end.
+
+    Raises ValueError when no host can match it.
+    """
+    if "*" not in pattern and "?" not in pattern:
+        bare_ipv6 = pattern.count(":") > 1 and "[" not in pattern
+        target = parse_url(f"http://{f'[{pattern}]' if bare_ipv6 else pattern}/")
+        if target.request_target != "/" or target.port != DEFAULT_PORTS["http"]:
+            raise ValueError("is more than a host")
+        return target.host
+    labels = pattern.lower().removesuffix(".").split(".")
+    known = [label if label.isascii() else parse_url(f"http://{label}/").host for label in labels]
+    if not all(_PATTERN_LABEL.fullmatch(label) for label in known):
+        raise ValueError("is not a host pattern")
+    return ".".join(known)
+
+
+_PATTERN_LABEL: Final = re.compile(r"[a-z0-9_*?-]{1,63}")

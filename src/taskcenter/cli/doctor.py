@@ -15,6 +15,7 @@ import typer
 
 from taskcenter.config import Settings, load_settings, parse_encryption_keys, split_address
 from taskcenter.errors import ConfigError, TaskCenterError
+from taskcenter.runtime.egress_settings import egress_policy
 from taskcenter.store.admin import ServerFacts, server_facts
 from taskcenter.store.revision import check
 from taskcenter.store.url import MysqlUrl, SqliteUrl, parse_database_url
@@ -50,6 +51,7 @@ def findings(config: Path | None) -> Iterator[Finding]:
     """In the order in which one needs the other; ends early when settings cannot be read."""
     try:
         settings = load_settings(config)
+        egress_policy(settings)
         database = parse_database_url(settings.database_url.get_secret_value())
     except ConfigError as error:
         yield Finding("settings", str(error), "correct this setting")

@@ -25,7 +25,6 @@ import trio
 
 from taskcenter import __version__, log, tracing
 from taskcenter.actors.client import BusinessClient
-from taskcenter.actors.egress import EgressPolicy
 from taskcenter.actors.resolver import NameService
 from taskcenter.actors.tls import TlsSettings, tls_context
 from taskcenter.actors.transport import CallbackTransport
@@ -38,6 +37,7 @@ from taskcenter.http.server import serve_api
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.alerts import Alerts
+from taskcenter.runtime.egress_settings import egress_policy
 from taskcenter.runtime.engine import Engine, EngineParts
 from taskcenter.runtime.expiries import Expiries
 from taskcenter.runtime.gauges import TaskGauges
@@ -67,6 +67,7 @@ class Started:
 
 def prepare_database(settings: Settings, *, migrate: bool) -> None:
     """Bring the schema up where that is ours to do. Raises `SchemaMismatch`, `ConfigError`, `StoreUnavailable`."""
+    egress_policy(settings)  # a wrong setting is told before there is a database
     url = settings.database_url.get_secret_value()
     embedded = isinstance(parse_database_url(url), SqliteUrl)
     if (embedded or migrate) and check(url) in ("empty", "older"):
@@ -135,12 +136,7 @@ class Node:
         self._ids = IdSource(self._rng)
         self._alerts = Alerts(metrics)
         self._tracer = tracing.configure(self._rng, __version__)
-        self._egress = EgressPolicy(
-            settings.allowed_callback_networks,
-            settings.denied_callback_networks,
-            settings.denied_callback_hosts,
-            settings.allowed_callback_ports,
-        )
+        self._egress = egress_policy(settings)
         self._names = NameService()
         self._tls = TlsSettings(ca_file=settings.callback_ca)
         _check_tls(self._tls)

@@ -9,7 +9,7 @@ from typing import Final
 import trio
 
 from taskcenter.clock import Clock
-from taskcenter.config import Settings
+from taskcenter.config import Settings, split_secrets
 from taskcenter.errors import ConfigError
 from taskcenter.metrics import Metrics
 from taskcenter.service.api_keys import KeyHasher, RandomBytes
@@ -68,8 +68,8 @@ def build_business_services(
     """`encryption_keys`: (id, 32 bytes), newest first. Raises `ConfigError`."""
     admin = AdminToken()
     hasher = KeyHasher(encryption_keys)
-    secret = None if settings.jwt_secret is None else settings.jwt_secret.get_secret_value()
-    tokens = TokenRing.of(secret, encryption_keys, audience=settings.jwt_audience, random_bytes=random_bytes)
+    secrets = [] if settings.jwt_secret is None else split_secrets(settings.jwt_secret.get_secret_value())
+    tokens = TokenRing.of(secrets, encryption_keys, audience=settings.jwt_audience, random_bytes=random_bytes)
     cache = BusinessCache(store.businesses, clock)
     cache.listen(engine.business_changed)
     credentials: ReadThrough[str, Credential] = ReadThrough(store.businesses.credential, clock.now_ms)

@@ -31,8 +31,8 @@ from taskcenter.store.vault import derive
 
 ISSUER: Final = "taskcenter"
 ALGORITHM: Final = "HS256"
-SETTINGS_KEY_ID: Final = "settings"
 PURPOSE: Final = "jwt"
+KEY_ID_PURPOSE: Final = "jwt-key-id"
 GRACE_S: Final = 5
 LATEST_S: Final = 2**40  # a time further off is no time
 MAX_TOKEN_CHARS: Final = 4096
@@ -85,15 +85,15 @@ class TokenRing:
     @classmethod
     def of(
         cls,
-        jwt_secret: str | None,
+        jwt_secrets: Sequence[str],
         encryption_keys: Sequence[tuple[str, bytes]],
         *,
         audience: str,
         random_bytes: Callable[[int], bytes],
     ) -> TokenRing:
-        """From the setting if there is one, else from the encryption keys: then older ones still verify."""
-        if jwt_secret is not None:
-            keys = [(SETTINGS_KEY_ID, derive(jwt_secret.encode(), PURPOSE))]
+        """From the setting's secrets if there are any, else from the encryption keys, newest first either way."""
+        if jwt_secrets:
+            keys = [(_key_id(key), key) for key in (derive(secret.encode(), PURPOSE) for secret in jwt_secrets)]
         else:
             keys = [(key_id, derive(key, PURPOSE)) for key_id, key in encryption_keys]
         return cls(keys, audience=audience, random_bytes=random_bytes)
@@ -137,6 +137,11 @@ class TokenRing:
 
     def __repr__(self) -> str:
         return f"<TokenRing current={self._current} keys={sorted(self._keys)}>"
+
+
+def _key_id(key: bytes) -> str:
+    """A name for a key that has none: a hash that tells nothing of it (`derive` binds in another purpose)."""
+    return f"s-{derive(key, KEY_ID_PURPOSE).hex()[:12]}"
 
 
 def read_header(token: str) -> Mapping[str, Any]:
