@@ -115,8 +115,9 @@ class Receiver:
 class Service:
     """`taskcenter serve` as a process of its own."""
 
-    def __init__(self, database_url: str, directory: Path, **settings: str) -> None:
+    def __init__(self, database_url: str, directory: Path, *arguments: str, **settings: str) -> None:
         self.log_path = directory / "service.log"
+        self._command = [sys.executable, "-m", "taskcenter", "serve", "--migrate", *arguments]
         self.port = 0
         self._environment = {
             **os.environ,
@@ -135,9 +136,7 @@ class Service:
         """Start it and wait until it is ready."""
         log = self.log_path.open("ab")
         offset = self.log_path.stat().st_size
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "taskcenter", "serve", "--migrate"], env=self._environment, stdout=log, stderr=log
-        )
+        self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
         log.close()
         with trio.move_on_after(READY_TIMEOUT_S):
             while not await self._ready(offset):
@@ -161,6 +160,12 @@ class Service:
         except httpx.HTTPError:
             return False
         return answer.status_code == 200
+
+    def run_to_its_end(self, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+        """Start it where it cannot serve; its exit status and what it said."""
+        return subprocess.run(
+            self._command, env=self._environment, capture_output=True, text=True, check=False, timeout=timeout_s
+        )
 
     @property
     def url(self) -> str:

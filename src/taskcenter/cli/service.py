@@ -15,7 +15,7 @@ from taskcenter import log
 from taskcenter.cli.quickstart import quickstart_settings, show_quickstart
 from taskcenter.config import Settings, load_settings
 from taskcenter.errors import ConfigError, SchemaMismatch, StoreUnavailable
-from taskcenter.runtime.node import Started, prepare_database, run_node
+from taskcenter.runtime.node import Started, check_bind, prepare_database, run_node
 from taskcenter.runtime.processes import follow_parent, is_worker, serve_processes
 from taskcenter.store.url import SqliteUrl, parse_database_url
 
@@ -33,6 +33,8 @@ def serve(
     settings = prepare(config, migrate=migrate)
     if processes > 1:
         guarded(partial(_require_server, settings))
+    guarded(partial(trio.run, partial(check_bind, settings, reuse_port=processes > 1 or is_worker())))
+    if processes > 1:
         raise typer.Exit(serve_processes(["--config", str(config)] if config is not None else [], processes))
     if is_worker():
         follow_parent()
@@ -65,6 +67,7 @@ def up(config: Config = None) -> None:
     """What `make run` starts: the service on its embedded store, a demo business, the demo; then it goes on."""
     settings = guarded(lambda: quickstart_settings(load_settings(config)))
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning", settings.log_format)
+    guarded(partial(trio.run, partial(check_bind, settings, reuse_port=False)))
     guarded(partial(prepare_database, settings, migrate=True))
     guarded(partial(trio.run, partial(run_node, settings, ready=show_quickstart)))
 

@@ -46,6 +46,13 @@ async def open_listeners(settings: ServerSettings) -> list[socket.socket]:
     return opened
 
 
+async def check_listeners(settings: ServerSettings) -> None:
+    """Try addresses and TLS files, and let go of them: before anything else is started. Raises `ConfigError`."""
+    tls_context(settings)
+    for listener in await open_listeners(settings):
+        listener.close()
+
+
 def _listen(family: int, sockaddr: tuple[object, ...], settings: ServerSettings) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -93,5 +100,6 @@ def tls_context(settings: ServerSettings) -> ssl.SSLContext | None:
     except (ssl.SSLError, OSError, ValueError):
         raise ConfigError(
             f"TASKCENTER_TLS_CERT: {settings.tls_cert} and {settings.tls_key} are no PEM chain and its unencrypted key"
+            "; e.g. /etc/tls/api.pem and /etc/tls/api.key"
         ) from None
     return context

@@ -33,6 +33,7 @@ from taskcenter.config import Settings
 from taskcenter.errors import ConfigError
 from taskcenter.http.app import build_app
 from taskcenter.http.limits import ServerMeter, ServerSettings
+from taskcenter.http.listeners import check_listeners
 from taskcenter.http.server import serve_api
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
@@ -92,6 +93,22 @@ async def run_node(
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
             await store.aclose()
+
+
+async def check_bind(settings: Settings, *, reuse_port: bool) -> None:
+    """Refuse an address or a certificate that cannot be used before a shard is taken. Raises `ConfigError`."""
+    await check_listeners(_server_settings(settings, reuse_port=reuse_port))
+
+
+def _server_settings(settings: Settings, *, reuse_port: bool) -> ServerSettings:
+    return ServerSettings(
+        bind=settings.bind,
+        tls_cert=settings.tls_cert,
+        tls_key=settings.tls_key,
+        reuse_port=reuse_port,
+        grace_s=min(settings.shutdown_grace, 10.0),
+        max_body_bytes=settings.max_body_bytes,
+    )
 
 
 def _check_tls(settings: TlsSettings) -> None:
@@ -204,14 +221,7 @@ class Node:
         self._metrics.http_connections.set_function(lambda: meter.connections_open)
         await serve_api(
             app,
-            ServerSettings(
-                bind=settings.bind,
-                tls_cert=settings.tls_cert,
-                tls_key=settings.tls_key,
-                reuse_port=self._reuse_port,
-                grace_s=min(settings.shutdown_grace, 10.0),
-                max_body_bytes=settings.max_body_bytes,
-            ),
+            _server_settings(settings, reuse_port=self._reuse_port),
             shutdown=self._shutdown,
             meter=meter,
             task_status=task_status,

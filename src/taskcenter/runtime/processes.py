@@ -2,17 +2,20 @@
 
 Workers are whole processes of their own, each an instance with its own lease; they share the port by SO_REUSEPORT and
 the database by leases. One that dies is started again, after a pause that grows while it keeps dying at once. SIGTERM
-and SIGINT are passed on, and the parent ends when the last worker has. A worker whose parent is killed is told by the
-kernel.
+and SIGINT are passed on, and the parent ends when the last worker has.
+
+A worker's stdin is a pipe that the parent holds open and never writes to: its end tells the worker that the parent is
+gone, however it went. (`PR_SET_PDEATHSIG` would not do: the kernel sends it when the *thread* that started the worker
+ends, and trio starts processes in threads that it lets end after 10 idle seconds.)
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import subprocess  # nosec B404  # starts this program itself, no shell
 import sys
+import threading
 from collections.abc import Mapping
 from typing import Final
 
@@ -24,7 +27,8 @@ WORKER: Final = "TASKCENTER_WORKER_OF"  # the parent's pid, in a worker's enviro
 FIRST_PAUSE_S: Final = 0.5
 MAX_PAUSE_S: Final = 30.0
 STABLE_S: Final = 60.0
-PR_SET_PDEATHSIG: Final = 1
+STDIN: Final = 0
+ENDED_AS_TOLD: Final = (0, -signal.SIGTERM, -signal.SIGINT)  # by the signal itself: it had not begun to serve
 
 
 def is_worker() -> bool:
@@ -32,14 +36,18 @@ def is_worker() -> bool:
 
 
 def follow_parent() -> None:
-    """In a worker: end when the parent ends, however it does (Linux)."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if str(os.getppid()) != os.environ[WORKER]:
-        os.kill(os.getpid(), signal.SIGTERM)
+    """In a worker: end as on SIGTERM when the parent ends, however it does."""
+    threading.Thread(target=_end_with_stdin, name="follow-parent", daemon=True).start()
+
+
+def _end_with_stdin() -> None:
+    while os.read(STDIN, 64):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def serve_processes(arguments: list[str], processes: int) -> int:
-    """Run `taskcenter serve <arguments>` `processes` times. The exit status: 0 if all workers ended with 0 when told
+    """Run `taskcenter serve <arguments>` `processes` times. The exit status: 0 if all workers ended well when told
     to.
     """
     return trio.run(_Parent(arguments, processes).run)
@@ -74,12 +82,16 @@ class _Parent:
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             began = trio.current_time()
-            worker = await trio.lowlevel.open_process(self._command, env=environment, stdin=subprocess.DEVNULL)
+            worker = await trio.lowlevel.open_process(self._command, env=environment, stdin=subprocess.PIPE)
             self._alive.add(worker)
+            if self._stopping.is_set():  # the signal came while it was being started
+                worker.terminate()
             status = await worker.wait()
             self._alive.discard(worker)
+            if worker.stdin is not None:
+                await worker.stdin.aclose()
             if self._stopping.is_set():
-                self._failed = self._failed or status != 0
+                self._failed = self._failed or status not in ENDED_AS_TOLD
                 return
             self._log.error("worker ended", worker=number, pid=worker.pid, status=status)
             if trio.current_time() - began > STABLE_S:
