@@ -26,6 +26,7 @@ from taskcenter.errors import Unauthenticated
 from taskcenter.http.audit import audit_blueprint
 from taskcenter.http.authentication import authenticate_with, rate_limit
 from taskcenter.http.businesses import businesses_blueprint
+from taskcenter.http.containment import CLIENT_LEFT
 from taskcenter.http.docs_page import docs_blueprint
 from taskcenter.http.health import health_blueprint, stats_blueprint
 from taskcenter.http.keys import keys_blueprint
@@ -167,6 +168,8 @@ def _identify(
 
 async def _answer_problem(error: Exception) -> Response:
     """Every exception that ends a request, as a problem."""
+    if isinstance(error, CLIENT_LEFT):
+        return Response(b"", CLIENT_GONE)
     problem = problem_of(error)
     record = request_record()
     record.code = error.reason if isinstance(error, Unauthenticated) else problem.code

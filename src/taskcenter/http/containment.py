@@ -16,17 +16,28 @@ import trio
 from hypercorn.config import Config
 from hypercorn.trio.task_group import TaskGroup
 from hypercorn.typing import AppWrapper, ASGIReceiveEvent, ASGISendEvent, Scope
+from quart import wrappers
 
 from taskcenter.http.limits import ServerMeter
 
+# Ends a handler whose client has left, from Quart 0.23 on (Python 3.12 and newer); Quart 0.22 only cancels it.
+CLIENT_LEFT: Final[tuple[type[Exception], ...]] = tuple(
+    filter(None, [getattr(wrappers, "ClientDisconnectedError", None)])
+)
 _PASSES: Final = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
 
 
 def split_fault(error: BaseException) -> tuple[BaseException | None, BaseException | None]:
-    """`(what must be raised on, what ends here)`. Cancellation and the interrupt go on, alone or out of a group."""
+    """`(what must be raised on, what ends here as a fault)`, alone or out of a group.
+
+    Cancellation and the interrupt go on. A client that has left is nobody's fault.
+    """
     if isinstance(error, BaseExceptionGroup):
-        return error.split(_PASSES)
-    return (error, None) if isinstance(error, _PASSES) else (None, error)
+        passing, rest = error.split(_PASSES)
+        return passing, None if rest is None else rest.split(CLIENT_LEFT)[1]
+    if isinstance(error, _PASSES):
+        return error, None
+    return None, None if isinstance(error, CLIENT_LEFT) else error
 
 
 class AppTasks(TaskGroup):
