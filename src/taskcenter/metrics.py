@@ -70,9 +70,9 @@ class Metrics:
         )
         self.alerts = self._counter("alerts", "Alerts fired.", ("rule",))
         self.claims_refused = self._counter("claims_refused", "Claims that lost a race: cancelled, changed or moved.")
-        self.nudges = self._counter(
-            "nudges",
-            "Datagrams between instances that tell of tasks due now: sent, dropped, taken, refused.",
+        self.peer_datagrams = self._counter(
+            "peer_datagrams",
+            "Hints, questions and replies between instances: sent, dropped, taken, refused.",
             ("kind",),
         )
         self.http_connections = self._gauge("http_connections", "Open API connections.")

@@ -19,6 +19,7 @@ from tests.actors.test_limiter import most_in_any_window
 from tests.store.store_kit import (
     BUSINESS,
     NOW,
+    SHARD,
     audit_entry,
     business,
     credential,
@@ -164,7 +165,7 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             EngineParts(
                 store=store, clock=clock, rng=rng, ids=IdSource(rng), metrics=Metrics(), tracer=AttemptTracer(rng),
                 load_business=store.businesses.get_by_id, new_client=lambda _: sends, alert=lambda rule, text: None,
-                identity="", nudges=None, lease_ttl_s=10, max_in_flight=1000, backlog_pace=1.0,
+                identity="", link=None, lease_ttl_s=10, max_in_flight=1000, backlog_pace=1.0,
                 business_memory=64 << 20,
             )
         )  # fmt: skip
@@ -184,7 +185,7 @@ async def test_a_flow_keeps_its_rate_and_holds_up_nobody_else(
         await w.add(20, "/free")
         await trio.sleep(1)
         assert {path: len(starts) for path, starts in w.sends.starts.items()} == {"/slow": 5, "/other": 20, "/free": 20}
-        view = w.engine.wait_view(BUSINESS, ids[-1])
+        view = await w.engine.wait_view(SHARD, BUSINESS, ids[-1])
         assert view is not None
         assert (view.reason, view.expected_start_at is not None) == ("flow", True)
         assert "5 of 5" in view.detail and "10 s" in view.detail

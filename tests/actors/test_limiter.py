@@ -69,3 +69,19 @@ def test_a_new_owner_goes_on_from_the_history() -> None:
     limiter.rebuild([50, 10, 30])
     assert limiter.used(60) == 3
     assert limiter.available_at(60) == 10 + WINDOW_MS + GUARD_MS
+
+
+@given(limit=st.integers(1, 5), taken=st.lists(st.integers(0, 3_000), max_size=7), ahead=st.integers(0, 20))
+def test_the_expected_start_is_when_it_starts_if_all_before_it_start_as_early_as_they_may(
+    limit: int, taken: list[int], ahead: int
+) -> None:
+    limiter = SlidingWindowLimiter(limit)
+    now = 0
+    for pause_ms in taken:
+        now = limiter.available_at(now + pause_ms)
+        limiter.take(now)
+    expected = limiter.expected_at(ahead, now)
+    for _ in range(ahead):
+        now = limiter.available_at(now)
+        limiter.take(now)
+    assert limiter.available_at(now) == expected

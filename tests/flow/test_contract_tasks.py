@@ -261,27 +261,6 @@ def test_an_execution_has_every_field_and_the_history_pages(live: Live) -> None:
     assert [e["attempt"] for e in page["items"] + rest["items"]] == [3, 2, 1] and rest["next_cursor"] is None
 
 
-def test_explain_says_why_in_words_and_fields(live: Live) -> None:
-    business = live.business()
-    task = business.task(live, delay=3600, retry_intervals=[60, 120])
-    told = business.api.ok("GET", f"/tasks/{task['id']}/explain")
-    assert told["waiting_for"] == "time" and told["state"] == "pending" and "due in" in told["summary"]
-    assert [attempt["attempt"] for attempt in told["planned_attempts"]] == [1, 2, 3]
-    paused = live.business()
-    live.admin.ok("PUT", f"/businesses/{paused.code}", {"status": "paused"})
-    waits = paused.task(live)
-    assert paused.api.ok("GET", f"/tasks/{waits['id']}/explain")["waiting_for"] == "paused"
-    done = business.task(live)
-    business.api.ended(done)
-    ended = business.api.ok("GET", f"/tasks/{done['id']}/explain")
-    assert ended["state"] == "succeeded" and ended["past_attempts"][0]["status"] == "success"
-    limited = live.business(rate_limit=1)
-    limited.api.ended(limited.task(live))
-    held = limited.task(live)
-    told = limited.api.until(f"/tasks/{held['id']}/explain", lambda told: told["waiting_for"] == "rate_limit")
-    assert told["expected_start_at"] > told["next_execute_at"]
-
-
 def test_the_quota_of_active_tasks_is_exact(live: Live) -> None:
     business = live.business(max_active_tasks=3)
     tasks = [business.task(live, delay=3600) for _ in range(3)]

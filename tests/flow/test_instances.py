@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 from tests.flow.kit import Answer, Api, Service, business, metric, several
 from tests.flow.test_crash import all_ended
 
@@ -34,6 +35,19 @@ async def at_once(service: Service, of: Api, url: str) -> list[str]:
     return [task["id"] for task in made]
 
 
+async def held_back(services: list[Service], of: Api, url: str) -> None:
+    """Whichever instance is asked why a task does not start, it says what its owner knows."""
+    for number in range(3):
+        task = await of.ok("POST", "/tasks", {"business_id": f"slow-{number}", "callback_url": url})
+    for service in services:
+        api = Api(service, of.token)
+        with trio.fail_after(20):
+            while (told := await api.ok("GET", f"/tasks/{task['id']}/explain"))["waiting_for"] != "rate_limit":
+                await trio.sleep(0.05)
+        await api.aclose()
+        assert (told["position"], told["expected_start_at"] > told["next_execute_at"]) == (1, True)
+
+
 def server_url(mariadb_server: object) -> str:
     create: Callable[[], str] = mariadb_server.create_database  # type: ignore[attr-defined]  # tests.servers' fixture
     return create()
@@ -52,10 +66,12 @@ async def test_each_task_is_called_once_and_a_killed_owner_is_replaced(mariadb_s
             assert await all_ended(one, [*quiet, *now]) == {"succeeded": 330}
             kinds = ("sent", "taken", "refused")
             sent, taken, refused = [
-                sum([await metric(each, "nudges_total", kind=kind) for each in services]) for kind in kinds
+                sum([await metric(each, "peer_datagrams_total", kind=kind) for each in services]) for kind in kinds
             ]
             assert sent >= taken > 0 == refused, "whichever instance was asked, the owner of the shard is told"
 
+            async with business(services[0], "slow", rate_limit=1) as slow:
+                await held_back(services, slow, receiver.url)
             receiver.calls.clear()
             loaded = await spread(two, receiver.url, 900, 6, 1)
             await receiver.wait_for(200)

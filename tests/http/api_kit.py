@@ -69,7 +69,7 @@ class RecordingEngine:
     def business_view(self, business_id: int) -> BusinessView | None:
         return None
 
-    def wait_view(self, business_id: int, task_id: str) -> WaitView | None:
+    async def wait_view(self, shard: int, business_id: int, task_id: str) -> WaitView | None:
         return self.waits.get(task_id)
 
     def overloaded(self) -> str | None:

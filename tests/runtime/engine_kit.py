@@ -24,7 +24,7 @@ from taskcenter.errors import StoreUnavailable
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.engine import Engine, EngineParts
-from taskcenter.runtime.nudges import Nudges
+from taskcenter.runtime.peer_link import PeerLink
 from taskcenter.store.records import Business, Execution, Task
 from taskcenter.store.sql_store import SqlStore
 from taskcenter.task import SHARDS, TaskRef
@@ -81,14 +81,14 @@ class Instance:
     engine: Engine
     metrics: Metrics
     line: Line
-    nudges: Nudges | None = None
+    link: PeerLink | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     over: trio.Event = field(default_factory=trio.Event)
 
     @property
-    def nudge_address(self) -> tuple[str, int]:
-        assert self.nudges is not None
-        return split_address(self.nudges.address)
+    def peer_address(self) -> tuple[str, int]:
+        assert self.link is not None
+        return split_address(self.link.address)
 
     @property
     def shards(self) -> frozenset[int]:
@@ -118,17 +118,17 @@ class Cluster:
         rng = random.Random(name)
         metrics, line = Metrics(), Line()
         identity = f"boot|namespace|{name}|0"  # processes of one machine
-        nudges = Nudges("127.0.0.1:0", KEYS, identity, self.clock, metrics) if self.hints else None
+        link = PeerLink("127.0.0.1:0", KEYS, identity, self.clock, metrics) if self.hints else None
         store: Any = LinedStore(self.store, line)
         parts = EngineParts(
             store=store, clock=self.clock, rng=rng, ids=IdSource(rng), metrics=metrics, tracer=AttemptTracer(rng),
             load_business=store.businesses.get_by_id,
             new_client=lambda of: ScriptedClient(self.receivers, of, name),
             alert=lambda rule, text: self.alerts.append((rule, text)),
-            identity=identity, nudges=nudges, lease_ttl_s=TTL_S, max_in_flight=500,
+            identity=identity, link=link, lease_ttl_s=TTL_S, max_in_flight=500,
             backlog_pace=1.0, business_memory=64 << 20,
         )  # fmt: skip
-        instance = self.instances[name] = Instance(name, Engine(parts), metrics, line, nudges)
+        instance = self.instances[name] = Instance(name, Engine(parts), metrics, line, link)
         await self.nursery.start(self._run, instance)
         return instance
 

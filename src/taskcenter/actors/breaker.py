@@ -165,7 +165,7 @@ class Breaker:
         self._consecutive += 1
         self._note(now_ms, failed=True)
         if self._consecutive >= self.settings.failure_threshold:
-            self._open(now_ms, f"{self._consecutive} failures in a row, last: {cause}")
+            self._open(now_ms, f"{_failures(self._consecutive)} in a row, last: {cause}")
         elif self._rate_exceeded():
             self._open(now_ms, f"failure rate over {self.settings.failure_rate:g}, last: {cause}")
 
@@ -206,3 +206,7 @@ class Breaker:
 
     def __repr__(self) -> str:
         return f"<Breaker {self.state} in_flight={self._in_flight} next_probe_at={self.next_probe_at}>"
+
+
+def _failures(count: int) -> str:
+    return "1 failure" if count == 1 else f"{count} failures"

@@ -165,7 +165,8 @@ class BusinessActor:
         if self.tools.term_of(ref.shard) is None:
             return Hold("store", now + STORE_PAUSE_MS, "the lease could not be renewed")
         if len(self.in_flight) >= self.business.max_concurrent_tasks:
-            return Hold("concurrency", None, f"{len(self.in_flight)} callbacks are on their way")
+            most = self.business.max_concurrent_tasks
+            return Hold("concurrency", None, f"callbacks on their way: {len(self.in_flight)} of {most}")
         if self.admission.memory.full:
             return Hold("memory", None, f"callbacks on their way hold {self.admission.memory.used >> 10} KiB")
         return None

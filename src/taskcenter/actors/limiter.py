@@ -31,6 +31,15 @@ class SlidingWindowLimiter:
             return at_ms
         return max(at_ms, self._starts[-self.limit] + self._span_ms)
 
+    def expected_at(self, ahead: int, at_ms: int) -> int:
+        """When a start would be allowed that lets `ahead` others go first, all as early as they may."""
+        log = deque(self._starts, maxlen=self.limit)
+        for _ in range(ahead + 1):
+            if len(log) == self.limit:
+                at_ms = max(at_ms, log[0] + self._span_ms)
+            log.append(at_ms)
+        return at_ms
+
     def take(self, at_ms: int) -> int:
         """Note a start at `at_ms`, which `available_at` allowed. Returns the entry for `give_back`."""
         if self._starts and at_ms < self._starts[-1]:

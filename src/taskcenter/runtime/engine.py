@@ -26,7 +26,7 @@ from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.leases import LeaseKeeper
 from taskcenter.runtime.load import LoadGauge
-from taskcenter.runtime.nudges import Nudges
+from taskcenter.runtime.peer_link import Ears, PeerLink
 from taskcenter.runtime.signing_keys import SigningSecrets
 from taskcenter.runtime.views import business_view, wait_view
 from taskcenter.service.engine_port import BusinessView, WaitView
@@ -56,7 +56,7 @@ class EngineParts:
     new_client: Callable[[Business], CallbackClient]
     alert: Callable[[str, str], None]
     identity: str
-    nudges: Nudges | None  # None: alone on its store
+    link: PeerLink | None  # None: alone on its store
     lease_ttl_s: float
     max_in_flight: int
     backlog_pace: float  # times a business's rate limit
@@ -109,7 +109,7 @@ class Engine:
             parts.store.engine,
             new_id=lambda: parts.ids.next(self._clock.now_ms()),
             identity=parts.identity,
-            address=None if parts.nudges is None else parts.nudges.address,
+            address=None if parts.link is None else parts.link.address,
             observed=self._observed,
             ttl_s=parts.lease_ttl_s,
             now_ms=self._clock.now_ms,
@@ -155,8 +155,9 @@ class Engine:
             await nursery.start(self._wheel.run)
             nursery.start_soon(self._loader.run)
             await nursery.start(self._leases.run)
-            if self._parts.nudges is not None:
-                nursery.start_soon(self._parts.nudges.run, self._hinted, lambda: self.instance_id)
+            if self._parts.link is not None:
+                ears = Ears(own_id=lambda: self.instance_id, take=self._hinted, tell=self._held_by)
+                nursery.start_soon(self._parts.link.run, ears)
             task_status.started()
 
     async def drain(self, grace_s: float) -> bool:
@@ -220,8 +221,8 @@ class Engine:
         self._loader.add_shards(shards)
 
     def _observed(self, instances: Sequence[Instance], leases: Sequence[ShardLease]) -> None:
-        if self._parts.nudges is not None:
-            self._parts.nudges.learn(instances, leases, self.instance_id)
+        if self._parts.link is not None:
+            self._parts.link.learn(instances, leases, self.instance_id)
 
     async def _settled(self, shards: frozenset[int]) -> None:
         await self._registry.settle(shards)
@@ -247,8 +248,8 @@ class Engine:
     def offer(self, ref: TaskRef) -> None:
         if self.owns(ref.shard):
             self._hinted(ref)
-        elif self._parts.nudges is not None:
-            self._parts.nudges.send(ref)
+        elif self._parts.link is not None:
+            self._parts.link.send(ref)
 
     def withdraw(self, task_id: str, business_id: int) -> bool:
         self._wheel.forget(task_id)
@@ -264,7 +265,12 @@ class Engine:
         actor = self._registry.get(business_id)
         return None if actor is None else business_view(actor, self._clock.now_ms())
 
-    def wait_view(self, business_id: int, task_id: str) -> WaitView | None:
+    async def wait_view(self, shard: int, business_id: int, task_id: str) -> WaitView | None:
+        if self.owns(shard) or self._parts.link is None:
+            return self._held_by(business_id, task_id)
+        return await self._parts.link.ask(shard, business_id, task_id)
+
+    def _held_by(self, business_id: int, task_id: str) -> WaitView | None:
         actor = self._registry.get(business_id)
         return None if actor is None else wait_view(actor, task_id, self._clock.now_ms())
 

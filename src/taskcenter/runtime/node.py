@@ -45,7 +45,7 @@ from taskcenter.runtime.gauges import TaskGauges
 from taskcenter.runtime.housekeeping import Housekeeping
 from taskcenter.runtime.identity import own_identity
 from taskcenter.runtime.keyring import load_keys
-from taskcenter.runtime.nudges import Nudges
+from taskcenter.runtime.peer_link import PeerLink
 from taskcenter.service.services import Services
 from taskcenter.store.records import Business
 from taskcenter.store.revision import check, require_current
@@ -171,7 +171,7 @@ class Node:
                 new_client=self._new_client,
                 alert=self._alerts,
                 identity=identity,
-                nudges=None if alone else Nudges(settings.peer_address, keys, identity, self._clock, metrics),
+                link=None if alone else PeerLink(settings.peer_address, keys, identity, self._clock, metrics),
                 lease_ttl_s=settings.lease_ttl,
                 max_in_flight=settings.max_in_flight,
                 backlog_pace=settings.backlog_pace,

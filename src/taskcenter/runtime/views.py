@@ -32,7 +32,10 @@ def wait_view(actor: BusinessActor, task_id: str, now_ms: int) -> WaitView | Non
     ref = actor.ready.get(task_id)
     if ref is None:
         return None
-    hold = actor.admission.hold_for(ref, now_ms)
+    hold, position = actor.admission.hold_for(ref, now_ms), actor.ready.position(task_id)
     if hold is None:
-        return WaitView("time", actor.ready.position(task_id), ref.due_at, "starts at its due time")
-    return WaitView(hold.reason, actor.ready.position(task_id), hold.until, hold.detail)
+        return WaitView("time", position, ref.due_at, "starts at its due time")
+    expected = hold.until
+    if hold.reason == "rate_limit" and position is not None:  # those before it take their places first
+        expected = actor.admission.limiter.expected_at(position, max(ref.due_at, now_ms))
+    return WaitView(hold.reason, position, expected, hold.detail)

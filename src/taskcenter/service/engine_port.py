@@ -1,7 +1,7 @@
 """What the service asks of the engine, as one small Protocol; `runtime` hands the real one in.
 
-All calls are sync, best effort and cheap: the row is the truth, the sweep finds what a lost call did not tell. An
-instance that does not own the shard forwards the hint to the owner.
+All calls are best effort and cheap: the row is the truth, the sweep finds what a lost call did not tell. An instance
+that does not own the shard forwards a hint to the owner; `wait_view` asks the owner, and waits half a second at most.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class Engine(Protocol):
     def business_view(self, business_id: int) -> BusinessView | None:
         """None: not running here."""
 
-    def wait_view(self, business_id: int, task_id: str) -> WaitView | None: ...
+    async def wait_view(self, shard: int, business_id: int, task_id: str) -> WaitView | None:
+        """What holds a due task back, by the owner of its shard's word. None: it has not been taken up yet."""
 
     def overloaded(self) -> str | None:
         """Why creates should be shed now (event loop lag, store queue), or None."""

@@ -1,7 +1,7 @@
 """Why a task has not run yet, or ended as it did: from its row, its history, and what its owner's engine says.
 
-The row tells what is planned, the engine what holds a due task back. Another instance's engine is not asked: `owner`
-then says that the shard is run elsewhere. Pure but for the engine's views, which are plain reads.
+The row tells what is planned, the engine what holds a due task back; another instance's engine is asked. `owner` says
+that nobody runs the shard, or that its owner has not taken the task up. Pure but for the engine's view.
 """
 
 from __future__ import annotations
@@ -59,12 +59,14 @@ class Explanation:
     executions: Sequence[Execution]
 
 
-def explain(task: Task, executions: Sequence[Execution], business: Business, engine: Engine, now: int) -> Explanation:
+async def explain(
+    task: Task, executions: Sequence[Execution], business: Business, engine: Engine, now: int
+) -> Explanation:
     """`executions`: the latest, newest first. `now` in ms since 1970."""
     if task.finished_at is not None:
         sentence = f"It {_ended(task)} at {format_time(task.finished_at)}{_ENDS[task.finish_reason]}."
         return Explanation(task, sentence, None, task.last_error, None, None, [], [], executions)
-    view = _wait(task, business, engine, now)
+    view = _known(task, business, now) or await _asked(task, engine)
     planned = _planned(task, view.expected_start_at)
     sentence = f"{_due(task, now)}; {_HELD.get(view.reason, view.reason)}."
     return Explanation(
@@ -94,7 +96,8 @@ def _due(task: Task, now: int) -> str:
     return f"{what} {when}"
 
 
-def _wait(task: Task, business: Business, engine: Engine, now: int) -> WaitView:
+def _known(task: Task, business: Business, now: int) -> WaitView | None:
+    """What the rows say already; None for a task that is due."""
     due_at = task.next_execute_at
     if due_at is None:
         return WaitView("in_flight", None, None, "the receiver's answer is waited for")
@@ -104,10 +107,15 @@ def _wait(task: Task, business: Business, engine: Engine, now: int) -> WaitView:
         return WaitView("time", None, None, f"no attempt starts after its deadline {format_time(task.deadline_at)}")
     if due_at > now:
         return WaitView("time", None, due_at, f"due at {format_time(due_at)}")
-    if (view := engine.wait_view(business.id, task.id)) is not None:
+    return None
+
+
+async def _asked(task: Task, engine: Engine) -> WaitView:
+    view = await engine.wait_view(task.shard, task.business_id, task.id)
+    if view is not None:
         return view
     here = "this instance" if engine.owns(task.shard) else "another instance"
-    return WaitView("owner", None, now, f"shard {task.shard} is run by {here}, which has not taken it up yet")
+    return WaitView("owner", None, None, f"shard {task.shard} is run by {here}, which has not taken it up yet")
 
 
 def _planned(task: Task, start_at: int | None) -> list[int]:

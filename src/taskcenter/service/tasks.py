@@ -97,7 +97,7 @@ class TaskService:
     async def explain(self, principal: Principal, task_id: str) -> Explanation:
         business = principal.require(Scope.TASKS_READ)
         detail = await self.get(principal, task_id)
-        return explain(detail.task, detail.executions, business, self.tools.engine, self.tools.clock.now_ms())
+        return await explain(detail.task, detail.executions, business, self.tools.engine, self.tools.clock.now_ms())
 
     # --- changes ------------------------------------------------------------------------------------------------
 
