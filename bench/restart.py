@@ -3,14 +3,18 @@
     python -m bench.restart [--stores sqlite,mariadb] [--tasks 100000] [--starts 5]
 
 The tasks are made through the API, most of them due beyond ten minutes, a tenth within. The service is then killed and
-started `--starts` times. Ready: from the start of the process to the first 200 of `/health/ready`. CPU is the process's
-own until then. Memory is read when it is ready, and again when all timers of the next ten minutes are on the wheel.
+started `--starts` times; the middle one is told. Ready: from the start of the process to the first 200 of
+`/health/ready`. CPU is the process's own until then, and beside it what merely loading the program takes. Memory is
+read when it is ready, and again when all timers of the next ten minutes are on the wheel.
 """
 
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -27,6 +31,11 @@ FIRST_DUE_S, NEAR_S, FAR_S = 240, 540, 86_400
 NEAR_EVERY = 10  # one in ten is due in 240 … 540 s, the others within a day, 1080 s from now or later
 BATCH = 1000
 LOAD_TIMEOUT_S = 120
+HEAD = (
+    "| store | waiting | ready, s (least – most) | CPU until ready, s | of it to load the program, s |"
+    " memory when ready, MiB | due within 10 min | all of those on the wheel, s | memory then, MiB |\n"
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +55,7 @@ async def timers(service: Service) -> int:
     return int(found["engine"]["wheel"]["timers"])
 
 
-async def create(api: Api, tasks: int) -> float:
-    """Tasks a second."""
-    began = time.perf_counter()
+async def create(api: Api, tasks: int) -> None:
     for first in range(0, tasks, BATCH):
         items: list[dict[str, Any]] = []
         for number in range(first, min(first + BATCH, tasks)):
@@ -57,7 +64,6 @@ async def create(api: Api, tasks: int) -> float:
             delay = FIRST_DUE_S + share * (NEAR_S - FIRST_DUE_S) if soon else 2 * NEAR_S + share * FAR_S
             items.append({"business_id": str(number), "callback_url": CALLBACK_URL, "delay": delay, "payload": number})
         await api.ok("POST", "/tasks/batch", {"tasks": items})
-    return tasks / (time.perf_counter() - began)
 
 
 async def one_start(service: Service, near: int) -> Start:
@@ -76,29 +82,35 @@ async def one_start(service: Service, near: int) -> Start:
     return loaded
 
 
-async def main(store: str, tasks: int, starts: int) -> None:
+async def main(store: str, tasks: int, starts: int) -> list[str]:
     with database(store) as url, tempfile.TemporaryDirectory() as directory:
         service = Service(url, Path(directory))
-        report(store, 0, [await one_start(service, 0) for _ in range(starts + 1)][1:])  # the first one migrates
+        empty = [await one_start(service, 0) for _ in range(starts + 1)][1:]  # the first one migrates
         await service.start()
         async with business(service, max_active_tasks=tasks + 1) as api:
-            rate = await create(api, tasks)
+            await create(api, tasks)
         service.kill()
-        report(store, tasks, [await one_start(service, near(tasks)) for _ in range(starts)])
-        print(f"{store:8} created through the batch endpoint at {rate:,.0f} tasks/s")
+        return [row(store, 0, empty), row(store, tasks, [await one_start(service, near(tasks)) for _ in range(starts)])]
 
 
-def report(store: str, tasks: int, starts: list[Start]) -> None:
+def row(store: str, tasks: int, starts: list[Start]) -> str:
     def middle(name: str) -> float:
         return statistics.median(getattr(start, name) for start in starts)
 
-    print(
-        f"{store:8} {tasks:7,} waiting: ready in {middle('ready_s'):.2f} s"
-        f" ({min(start.ready_s for start in starts):.2f} … {max(start.ready_s for start in starts):.2f}),"
-        f" CPU {middle('cpu_s'):.2f} s, {middle('rss_mib'):.0f} MiB;"
-        f" {near(tasks):,} timers in {middle('loaded_s'):.2f} s, {middle('loaded_rss_mib'):.0f} MiB",
-        flush=True,
+    ready = f"{middle('ready_s'):.2f} ({min(s.ready_s for s in starts):.2f} – {max(s.ready_s for s in starts):.2f})"
+    loaded = f"{middle('loaded_s'):.2f} | {middle('loaded_rss_mib'):.0f}" if tasks else " | "
+    return (
+        f"| {store} | {tasks:,} | {ready} | {middle('cpu_s'):.2f} | {import_cpu_s():.2f} | {middle('rss_mib'):.0f} |"
+        f" {near(tasks):,} | {loaded} |"
     )
+
+
+def import_cpu_s() -> float:
+    """CPU of a process that loads the program and ends."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-m", "taskcenter", "--version"], check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def near(tasks: int) -> int:
@@ -112,5 +124,6 @@ if __name__ == "__main__":
     parser.add_argument("--tasks", type=int, default=100_000)
     parser.add_argument("--starts", type=int, default=5)
     arguments = parser.parse_args()
+    print(HEAD, flush=True)
     for each in arguments.stores.split(","):
-        trio.run(main, each, arguments.tasks, arguments.starts)
+        print("\n".join(trio.run(main, each, arguments.tasks, arguments.starts)), flush=True)

@@ -6,9 +6,11 @@ that sounds like a secret are replaced. Attempt lines are wide: every field of t
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
+from functools import lru_cache
 from typing import Any, Final
 
 import structlog
@@ -24,11 +26,7 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
     terminal.
     """
     console = fmt == "console" or (fmt is None and sys.stdout.isatty())
-    renderer: Any = (
-        structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty())
-        if console
-        else structlog.processors.JSONRenderer(ensure_ascii=False)
-    )
+    renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()) if console else _render_json
     number = getattr(logging, level.upper())
     structlog.configure(
         processors=[
@@ -41,7 +39,7 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Forward()], force=True)
@@ -53,16 +51,28 @@ def get(name: str) -> Any:
 
 def hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for name in event:
-        if SECRET_NAMES.search(name) and event[name] is not None:
+        if _names_a_secret(name) and event[name] is not None:
             event[name] = HIDDEN
     return event
 
 
+@lru_cache(maxsize=1024)
+def _names_a_secret(name: str) -> bool:
+    return SECRET_NAMES.search(name) is not None
+
+
 def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for name, value in event.items():
-        if isinstance(value, str) and name != "exception" and _CONTROL.search(value):
+        if isinstance(value, str) and not value.isprintable() and name != "exception":
             event[name] = _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
     return event
+
+
+_encode: Final = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+
+
+def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
+    return _encode(event)
 
 
 class _Forward(logging.Handler):

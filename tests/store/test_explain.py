@@ -241,3 +241,23 @@ async def test_stale_claim_reads_no_task(full: SqlStore) -> None:
     (task, *_) = await some_tasks(full, Status.PENDING, 1)
     (fence,) = await plans(full, full.engine.claim([ClaimRequest(task.id, task.version, task.shard, 99)], NOW))
     assert fence.indexes("tasks") == set()
+
+
+async def test_a_takeover_reads_none_of_what_waits(migrated_url: str) -> None:
+    """Everything waits and nothing was running, as after a quiet night: here a server likes to read the whole table."""
+    async with opened_store(migrated_url) as store:
+        await add_business(store)
+        await own_shards(store)
+        for first in range(0, TASKS * 2, 500):
+            some = [new_task(f"u{number}", at=NOW + number) for number in range(first, first + 500)]
+            await store.tasks.create(some, {BUSINESS: TASKS * 2}, [None] * 500, NOW)
+    if not migrated_url.startswith("sqlite"):
+        by_hand(migrated_url, "ANALYZE TABLE tasks, business_systems")
+    noting = SqlStore(NotingDatabase(database_of(open_store(migrated_url, vault()))), vault())
+    await noting.open()
+    try:
+        found = await plans(noting, noting.engine.recover({SHARD: 1}, NOW, 500))
+    finally:
+        await noting.aclose()
+    (looks,) = [plan for plan in found if plan.indexes("tasks")]
+    assert looks.indexes("tasks") == {"ix_tasks_business_status"}, looks

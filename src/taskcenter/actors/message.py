@@ -23,6 +23,9 @@ _SECRET_HEADER: Final = re.compile(r"(?i)(auth|cookie|token|secret|key|password|
 _OUR_KEYS: Final = frozenset({"idempotency-key"})
 
 
+_quoted: Final = json.JSONEncoder(ensure_ascii=False).encode
+
+
 def rfc3339(ms: int) -> str:
     """`2026-01-31T09:30:00.000Z`."""
     moment = datetime.fromtimestamp(ms / 1000, UTC)
@@ -42,7 +45,7 @@ def body_of(task: Task) -> bytes:
         return task.payload
     head = (
         f'{{"task_id":"{task.id}","business_code":{json.dumps(task.business_code)},'
-        f'"business_id":{json.dumps(task.business_unique_id, ensure_ascii=False)},"attempt":{task.current_retry + 1},'
+        f'"business_id":{_quoted(task.business_unique_id)},"attempt":{task.current_retry + 1},'
         f'"max_attempts":{task.max_retries + 1},"run":{task.run},'
         f'"scheduled_at":"{rfc3339(task.scheduled_at)}","payload":'
     )

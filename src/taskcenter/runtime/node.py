@@ -71,11 +71,13 @@ def prepare_database(settings: Settings, *, migrate: bool) -> None:
     egress_policy(settings)  # a wrong setting is told before there is a database
     url = settings.database_url.get_secret_value()
     embedded = isinstance(parse_database_url(url), SqliteUrl)
-    if (embedded or migrate) and check(url) in ("empty", "older"):
+    state = check(url)
+    if state in ("empty", "older") and (embedded or migrate):
         from taskcenter.store.migrate import up  # noqa: PLC0415  # SQLAlchemy and Alembic: slow to load, seldom needed
 
         up(url)
-    require_current(url)
+    elif state != "current":
+        require_current(url)
 
 
 async def run_node(
@@ -112,9 +114,10 @@ def _server_settings(settings: Settings, *, reuse_port: bool) -> ServerSettings:
 
 
 def _check_tls(settings: TlsSettings) -> None:
-    """Load the authorities once, before the first callback. Raises `ConfigError`."""
+    """See that the operator's own authorities can be used. Raises `ConfigError`."""
     try:
-        tls_context(settings)
+        if settings.ca_file is not None:
+            tls_context(settings)
     except OSError as error:
         raise ConfigError(
             f"TASKCENTER_CALLBACK_CA: {error.strerror or 'is not a PEM bundle'}; e.g. /etc/ssl/ca.pem"
@@ -191,6 +194,7 @@ class Node:
         drained = True
         async with trio.open_nursery() as whole:
             whole.start_soon(self._await_signals)
+            whole.start_soon(trio.to_thread.run_sync, tls_context, self._tls)  # some 50 ms, before the first callback
             await whole.start(self._engine.run)
             new_token = await self._services.start_admin_token()
             await whole.start(self._run_services)

@@ -111,13 +111,16 @@ INSERT_EXECUTION: Final = insert_missing("task_executions", EXECUTION_COLUMNS, "
 _OWNED: Final = batch(shard=NUMBER, term=NUMBER, kind=WORD)
 _LOST: Final = (
     "business_systems.shard = r.shard"
-    " {join} tasks ON tasks.business_id = business_systems.id AND tasks.kind = r.kind AND tasks.status = 'running'"
-    " WHERE tasks.term < r.term AND tasks.shard = r.shard LIMIT ?"
+    " {join} tasks {index} ON tasks.business_id = business_systems.id AND tasks.kind = r.kind"
+    " AND tasks.status = 'running' WHERE tasks.term < r.term AND tasks.shard = r.shard LIMIT ?"
 )
+_FORCED: Final = "FORCE INDEX (ix_tasks_business_status)"  # with millions waiting a server may read them all instead
 # tasks on their way under a term older than the shard's; the batch has each shard once for each kind of task
 LOST: Final = Query(
-    mysql=f"SELECT tasks.id FROM {_OWNED.mysql} STRAIGHT_JOIN business_systems ON {_LOST.format(join='STRAIGHT_JOIN')}",
-    sqlite=f"SELECT tasks.id FROM {_OWNED.sqlite} CROSS JOIN business_systems ON {_LOST.format(join='CROSS JOIN')}",
+    mysql=f"SELECT tasks.id FROM {_OWNED.mysql} STRAIGHT_JOIN business_systems ON"
+    f" {_LOST.format(join='STRAIGHT_JOIN', index=_FORCED)}",
+    sqlite=f"SELECT tasks.id FROM {_OWNED.sqlite} CROSS JOIN business_systems ON"
+    f" {_LOST.format(join='CROSS JOIN', index='')}",
 )
 # running under an older term → retrying (due now, the same attempt) | failed (crash_suspect)
 RECOVER: Final = _update(
