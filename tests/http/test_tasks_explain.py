@@ -87,12 +87,19 @@ async def test_an_attempt_on_its_way(api: Api) -> None:
 
 async def test_retrying_with_its_past(api: Api, autojump_clock: MockClock) -> None:
     task = await api.create(retry_intervals=[60, 120])
-    await api.attempt(task["id"], status=Status.RETRYING, at=NOW + 60_000, wait_reason="rate_limit", lateness_ms=950.0)
+    await api.attempt(
+        task["id"],
+        status=Status.RETRYING,
+        at=NOW + 60_000,
+        wait_reason="rate_limit",
+        lateness_ms=953.5,
+        policy_wait_ms=950.0,
+    )
     explained = await explain(api, task)
     assert explained["summary"].startswith("Attempt 2 of 3 is due in 1 min")
     assert [planned["attempt"] for planned in explained["planned_attempts"]] == [2, 3]
     (past,) = explained["past_attempts"]
-    assert past["lateness"] == {"scheduler_ms": 0, "policy_wait_ms": 950, "receiver_ms": 40.25}
+    assert past["lateness"] == {"scheduler_ms": 3.5, "policy_wait_ms": 950, "receiver_ms": 40.25}
     assert (past["attempt"], past["status"], past["wait_reason"]) == (1, "http_error", "rate_limit")
 
 

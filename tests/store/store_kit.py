@@ -172,6 +172,7 @@ def execution(task: Task, status: ExecutionStatus = ExecutionStatus.SUCCESS, **g
         "error_message": None,
         "request_headers": {"webhook-id": f"{task.id}-1"},
         "wait_reason": "rate_limit",
+        "policy_wait_ms": 2.5,
     }
     return Execution(**(fields | given))
 

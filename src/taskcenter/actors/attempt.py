@@ -167,7 +167,7 @@ class Attempt:
 
     async def _record(self, actor: BusinessActor, ended: Ended) -> TaskRef | None:
         """Make the end durable; decide again when the task was changed while the call was on its way."""
-        execution = execution_of(ended, self.permit.held_by)
+        execution = execution_of(ended, self.permit.held_by, self.permit.start_at)
         task = ended.task
         while True:
             move = move_after(task, ended.decision, int(ended.started_ms), int(ended.ended_ms))
@@ -204,7 +204,7 @@ class Attempt:
             task.version,
             task.term,
             task.sends,
-            execution_of(ended, self.permit.held_by),
+            execution_of(ended, self.permit.held_by, self.permit.start_at),
             move,
             None,
         )

@@ -26,9 +26,10 @@ class Ended:
     ended_ms: float
 
 
-def execution_of(ended: Ended, held_by: str | None) -> Execution:
-    """The attempt as history keeps it. `held_by`: what held it back past its due time."""
+def execution_of(ended: Ended, held_by: str | None, start_at: int) -> Execution:
+    """The attempt as history keeps it. `held_by`: what held it back past its due time, until `start_at` (ms)."""
     task, exchange = ended.task, ended.exchange
+    lateness_ms = ended.started_ms - task.scheduled_at
     answer = exchange if isinstance(exchange, Answered) else None
     return Execution(
         task_id=task.id,
@@ -40,7 +41,7 @@ def execution_of(ended: Ended, held_by: str | None) -> Execution:
         scheduled_at=task.scheduled_at,
         started_at=int(ended.started_ms),
         duration_ms=ended.ended_ms - ended.started_ms,
-        lateness_ms=ended.started_ms - task.scheduled_at,
+        lateness_ms=lateness_ms,
         status=ended.decision.status,
         response_status=None if answer is None else answer.status,
         response_headers={} if answer is None else dict(answer.headers[:MAX_KEPT_HEADERS]),
@@ -48,6 +49,7 @@ def execution_of(ended: Ended, held_by: str | None) -> Execution:
         error_message=ended.decision.reason,
         request_headers=ended.request_headers,
         wait_reason=held_by,
+        policy_wait_ms=0.0 if held_by is None else max(0.0, min(start_at - task.scheduled_at, lateness_ms)),
     )
 
 

@@ -70,6 +70,9 @@ class ExecutionView(BaseModel):
         "memory, capacity, paused, store.",
         examples=["rate_limit"],
     )
+    policy_wait_ms: float = Field(
+        description="Of its lateness, how long that held it back, in ms; the rest is the service's own.", examples=[0]
+    )
 
 
 class TaskView(BaseModel):

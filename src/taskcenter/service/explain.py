@@ -32,7 +32,7 @@ _HELD: Final = {
     "paused": "its business is paused",
     "store": "the store did not take its claim",
     "in_flight": "its attempt is on its way",
-    "owner": "the instance that runs its shard is about to take it",
+    "owner": "it waits for the instance that runs its shard",
     "time": "it is not due yet",
 }
 _ENDS: Final = {
@@ -168,8 +168,6 @@ def explanation_fields(explanation: Explanation) -> dict[str, Any]:
 
 
 def _past(execution: Execution) -> dict[str, Any]:
-    lateness_ms = round(execution.lateness_ms, 3)
-    held = execution.wait_reason is not None
     return {
         "run": execution.run,
         "attempt": execution.attempt,
@@ -177,8 +175,8 @@ def _past(execution: Execution) -> dict[str, Any]:
         "scheduled_at": format_time(execution.scheduled_at),
         "started_at": format_time(execution.started_at),
         "lateness": {
-            "scheduler_ms": 0 if held else lateness_ms,
-            "policy_wait_ms": lateness_ms if held else 0,
+            "scheduler_ms": round(execution.lateness_ms - execution.policy_wait_ms, 3),
+            "policy_wait_ms": round(execution.policy_wait_ms, 3),
             "receiver_ms": round(execution.duration_ms, 3),
         },
         "wait_reason": execution.wait_reason,

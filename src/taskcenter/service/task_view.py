@@ -69,6 +69,7 @@ def execution_fields(execution: Execution) -> dict[str, Any]:
         "error_message": execution.error_message,
         "request_headers": dict(execution.request_headers),
         "wait_reason": execution.wait_reason,
+        "policy_wait_ms": round(execution.policy_wait_ms, 3),
     }
 
 

@@ -192,7 +192,8 @@ class Execution:
     response_body: bytes | None = field(default=None, repr=False)  # first 4 KiB
     error_message: str | None = None
     request_headers: Mapping[str, str] = field(default_factory=dict)  # secrets masked
-    wait_reason: str | None = None  # what policy held it back longest: rate_limit, breaker, concurrency, paused
+    wait_reason: str | None = None  # what policy held it back last: rate_limit, breaker, concurrency, paused …
+    policy_wait_ms: float = 0.0  # of its lateness, until the policies let it start; the rest is the service's own
 
     @property
     def id(self) -> str:

@@ -139,8 +139,8 @@ def execution_row(execution: Execution, now: int, vault: Vault) -> tuple[Param, 
         response = vault.seal(head + b"\n" + (e.response_body or b""), f"task_executions.response_data:{e.id}")
     return (
         e.task_id, e.number, e.business_id, e.run, e.attempt, e.term, e.status.value, e.scheduled_at, e.started_at,
-        float(e.duration_ms), float(e.lateness_ms), e.wait_reason, request, e.response_status, response,
-        clipped(e.error_message), now,
+        float(e.duration_ms), float(e.lateness_ms), float(e.policy_wait_ms), e.wait_reason, request,
+        e.response_status, response, clipped(e.error_message), now,
     )  # fmt: skip
 
 
@@ -148,7 +148,7 @@ def open_execution(row: Row, vault: Vault | None) -> Execution:
     """A row of `statements.tasks.EXECUTION_COLUMNS`. Raises `Unsealable`; without a vault its data stay empty."""
     (
         task_id, number, business_id, run, attempt, term, status, scheduled_at, started_at, duration_ms, lateness_ms,
-        wait_reason, request, response_status, response, error, _created_at,
+        policy_wait_ms, wait_reason, request, response_status, response, error, _created_at,
     ) = row  # fmt: skip
     name = f"{task_id}-{number}"
     request_headers: Mapping[str, str] = {}
@@ -163,6 +163,7 @@ def open_execution(row: Row, vault: Vault | None) -> Execution:
     return Execution(
         task_id, business_id, number, run, attempt, term, scheduled_at, started_at, duration_ms, lateness_ms,
         EXECUTION_STATUSES[status], response_status, response_headers, body, error, request_headers, wait_reason,
+        policy_wait_ms,
     )  # fmt: skip
 
 

@@ -209,6 +209,7 @@ task_executions: Final = Table(
     required("execution_time", BigInteger),
     required("duration", Double),
     required("lateness_ms", Double),
+    required("policy_wait_ms", Double),
     optional("wait_reason", word(32)),
     optional("request_data", blob()),
     optional("response_status", SmallInteger),

@@ -22,8 +22,8 @@ NEWBORN: Final = {
 INSERT_COLUMNS: Final = (*(name for name in COLUMNS if name not in NEWBORN), "request_hash", "max_retries")
 EXECUTION_COLUMNS: Final = (
     "task_id", "number", "business_id", "run", "attempt", "term", "status", "scheduled_at", "execution_time",
-    "duration", "lateness_ms", "wait_reason", "request_data", "response_status", "response_data", "error_message",
-    "created_at",
+    "duration", "lateness_ms", "policy_wait_ms", "wait_reason", "request_data", "response_status", "response_data",
+    "error_message", "created_at",
 )  # fmt: skip
 _ALL: Final = ", ".join(COLUMNS)
 _EXECUTION: Final = ", ".join(EXECUTION_COLUMNS)

@@ -199,6 +199,7 @@ def history() -> None:
         required("execution_time", sa.BigInteger),
         required("duration", sa.Double),
         required("lateness_ms", sa.Double),
+        required("policy_wait_ms", sa.Double),
         optional("wait_reason", word(32)),
         optional("request_data", BLOB),
         optional("response_status", sa.SmallInteger),
