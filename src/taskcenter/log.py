@@ -1,7 +1,8 @@
 """Structured logs: one event is one line of JSON on stdout, or a coloured line on a terminal.
 
-Control characters never reach the output raw (JSON escapes them; the console renderer quotes), and values under a name
-that sounds like a secret are replaced. Attempt lines are wide: every field of the attempt in one event.
+Control characters, line separators and halves of surrogate pairs never reach the output raw, wherever they stand, and
+values under a name that sounds like a secret are replaced, at any depth. Attempt lines are wide: every field of the
+attempt in one event.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from typing import Any, Final
 import structlog
 from structlog.typing import EventDict, WrappedLogger
 
-SECRET_NAMES: Final = re.compile(r"(?i)(secret|token|password|authorization|api_?key$|cookie|encryption_keys)")
+SECRET_NAMES: Final = re.compile(
+    r"(?i)(secret|token|password|authorization|api[_-]?key$|cookie|encryption_keys|private_?key|bearer)"
+)
 HIDDEN: Final = "***"
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_BUT_LINES: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def configure(level: str = "info", fmt: str | None = None) -> None:
@@ -50,10 +54,21 @@ def get(name: str) -> Any:
 
 
 def hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    for name in event:
-        if _names_a_secret(name) and event[name] is not None:
+    for name, value in event.items():
+        if value is not None and _names_a_secret(name):
             event[name] = HIDDEN
+        elif isinstance(value, dict | list | tuple):
+            event[name] = _hidden_inside(value)
     return event
+
+
+def _hidden_inside(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            name: HIDDEN if inner is not None and _names_a_secret(str(name)) else _hidden_inside(inner)
+            for name, inner in value.items()
+        }
+    return [_hidden_inside(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 @lru_cache(maxsize=1024)
@@ -63,16 +78,22 @@ def _names_a_secret(name: str) -> bool:
 
 def escape_controls(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     for name, value in event.items():
-        if isinstance(value, str) and not value.isprintable() and name != "exception":
-            event[name] = _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
+        if isinstance(value, str) and not value.isprintable():
+            event[name] = (_BUT_LINES if name == "exception" else _CONTROL).sub(_escaped, value)
     return event
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return f"\\u{ord(match[0]):04x}"
 
 
 _encode: Final = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 
 
 def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
-    return _encode(event)
+    """What JSON leaves raw in its strings is put into JSON's own escapes: what is read stays the same."""
+    line = _encode(event)
+    return line if line.isprintable() else _CONTROL.sub(_escaped, line)
 
 
 class _Forward(logging.Handler):

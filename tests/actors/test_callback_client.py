@@ -120,6 +120,30 @@ async def test_a_token_goes_to_its_hosts_over_https_and_nowhere_else(authority: 
         await client.aclose()
 
 
+async def test_a_receiver_that_echoes_its_headers_does_not_bring_the_token_into_the_history(
+    authority: Authority,
+) -> None:
+    async def echo(receiver: Receiver, stream: trio.abc.Stream) -> None:
+        while request := await receiver.read_request(stream):
+            lines = {line.partition(b": ")[0]: line.partition(b": ")[2] for line in request.split(b"\r\n")}
+            said = lines.get(b"Authorization", b"none")
+            body = json.dumps({"headers": {"authorization": said.decode()}}).encode()
+            await stream.send_all(
+                b"HTTP/1.1 200 OK\r\nX-Said: %b\r\nContent-Length: %d\r\n\r\n%b" % (said, len(body), body)
+            )
+
+    async with receiving(echo, tls=server_context(authority.issue("ours.example"))) as receiver:
+        client = client_of(authority, callback_auth=BearerAuth(TOKEN, ("ours.example",)))
+        ours = receiver.url(scheme="https", host="ours.example")
+        answer = await send(client, ours)
+        assert isinstance(answer, Answered) and TOKEN.encode() in receiver.requests[0]
+        assert TOKEN not in repr(answer.headers) and TOKEN.encode() not in answer.body
+        assert answer.body == b'{"headers": {"authorization": "Bearer ***"}}'
+        own = await send(client, ours, Authorization="Bearer the-tasks-own")
+        assert isinstance(own, Answered) and b"the-tasks-own" in own.body, "that one its owner knows"
+        await client.aclose()
+
+
 async def test_oauth2_tokens_are_fetched_once_and_sent_to_their_hosts(authority: Authority) -> None:
     context = server_context(authority.issue("ours.example", "theirs.example"))
     async with issuing(authority) as endpoint, receiving(answering(OK), tls=context) as receiver:

@@ -66,3 +66,21 @@ async def test_without_an_audit_no_token_is_issued_and_reads_wait_a_moment_only(
         assert trio.current_time() - before <= SETTLE_S
         refused = await here.call("POST", "/businesses/orders/tokens", key, {})
         assert (refused.status, refused.code) == (503, "store_unavailable")
+
+
+async def test_what_a_good_credential_may_not_do_is_in_the_audit(autojump_clock: MockClock) -> None:
+    async with instance() as here:
+        key = (await here.register())["api_key"]
+        token = await here.token(key, scopes=["tasks:read"])
+        for _ in range(3):
+            assert (await here.call("GET", "/audit", key)).status == 403
+        assert (await here.call("PUT", "/businesses/orders", key, {"rate_limit": 1})).status == 403
+        assert (await here.call("DELETE", "/tasks?status=pending", token)).status == 403
+        refused = [entry for entry in await here.audit() if entry["action"] == "auth.failure"]
+        assert [(entry["actor"]["kind"], entry["target"]) for entry in reversed(refused)] == [
+            ("api_key", "forbidden: GET /api/v1/audit"),
+            ("api_key", "forbidden: PUT /api/v1/businesses/<business_code>"),
+            ("jwt", "forbidden: DELETE /api/v1/tasks"),
+        ]
+        assert {entry["actor"]["key_id"] for entry in refused} == {key[8:24]}
+        assert here.auth_count("orders", "refused", "forbidden") == 5

@@ -1,6 +1,6 @@
 """What kills bare hypercorn, and seeded mutants of a corpus: the server lives, answers, and gives its descriptors back.
 
-`TASKCENTER_FUZZ_MUTANTS` sets the number of mutants (500; CI runs 10,000), `TASKCENTER_FUZZ_SEED` the seed.
+`TASKCENTER_FUZZ_MUTANTS` sets the number of mutants (1,000; CI runs 10,000), `TASKCENTER_FUZZ_SEED` the seed.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tests.http.test_server_refusals import REFUSED
 
 from taskcenter.config import split_address
 
-MUTANTS = int(os.environ.get("TASKCENTER_FUZZ_MUTANTS", "500"))
+MUTANTS = int(os.environ.get("TASKCENTER_FUZZ_MUTANTS", "1000"))
 SEED = int(os.environ.get("TASKCENTER_FUZZ_SEED", "1"))
-BATCH = 50
+BATCH = 250
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 

@@ -111,6 +111,7 @@ BAD = [
     *(Case("headers", {name: "v"}, f"headers.{name}") for name in (
         "Host", "host", "Connection", "Transfer-Encoding", "TE", "Upgrade", "Keep-Alive", "Proxy-Authorization",
         "Content-Length", "webhook-id", "Webhook-Signature", "X-TaskCenter-Attempt", "x-taskcenter-anything",
+        "X_TaskCenter_Term", "webhook_signature", "Idempotency_Key", "Transfer_Encoding", "x-taskcenter_due",
         "Idempotency-Key", "traceparent", "User-Agent", "Expect", "a b", "a:b", "é", "x" * 129,
     ) if name != "x" * 129),
     Case("headers", {"": "v"}),

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.message import HIDDEN
 from taskcenter.actors.oauth2 import TokenSource
 from taskcenter.actors.pins import covered
 from taskcenter.actors.tls import ClientIdentity
@@ -22,12 +23,22 @@ from taskcenter.store.callback_credentials import BearerAuth, ClientCertificate,
 from taskcenter.store.records import Business
 
 HEADER: Final = "Authorization"
-_BEARER: Final = "Bearer "
+SHORTEST_BLOTTED: Final = 8  # characters of a token below which the history would be full of blots
 UNREADABLE: Final = Faulted(
     "connection_error",
     "the business's credential for callbacks cannot be opened: its encryption key is missing; set it anew",
     sent=False,
 )
+
+
+def without(answer: Answered, token: str) -> Answered:
+    """The answer as the history may show it: a receiver that echoes its headers does not tell the business's API keys a
+    token that only the admin knows. Pure."""
+    secret = token.encode()
+    if len(token) < SHORTEST_BLOTTED:
+        return answer
+    headers = tuple((name, value.replace(token, HIDDEN)) for name, value in answer.headers)
+    return replace(answer, headers=headers, body=answer.body.replace(secret, HIDDEN.encode()))
 
 
 class BusinessClient:
@@ -65,15 +76,19 @@ class BusinessClient:
         else:
             assert self._tokens is not None, "made with the credential"
             token = await self._tokens.token(deadline_s)
-        return token if isinstance(token, Faulted) else replace(request, headers=[*headers, (HEADER, _BEARER + token)])
+        if isinstance(token, Faulted):
+            return token
+        return replace(request, headers=[*headers, (HEADER, f"Bearer {token}")], bearer=token)
 
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange:
+        """Raises as the transport. A credential of the business's that comes back in the answer is blotted out."""
         result = await self._transport.exchange(request, deadline_s)
-        if isinstance(result, Answered) and result.status == 401 and self._tokens is not None:
-            for name, value in request.headers:
-                if name == HEADER:
-                    self._tokens.refused(value.removeprefix(_BEARER))
-        return result
+        token = request.bearer
+        if token is None or isinstance(result, Faulted):
+            return result
+        if result.status == 401 and self._tokens is not None:
+            self._tokens.refused(token)
+        return without(result, token)
 
     def close_idle(self) -> int:
         return self._transport.close_idle()

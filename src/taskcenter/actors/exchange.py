@@ -28,6 +28,7 @@ class CallbackRequest:
     target: ParsedTarget
     headers: Iterable[tuple[str, str]] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
+    bearer: str | None = field(default=None, repr=False)  # the business's token among the headers, if it put one there
 
 
 @value_class(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import trio
-from quart import Response, g, request
+from quart import Response, current_app, g, request
 from quart.wrappers import Request
 from quart_trio import QuartTrio
 from werkzeug.routing import BaseConverter
@@ -22,7 +22,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from taskcenter import log
 from taskcenter.clock import Clock
 from taskcenter.config import Settings
-from taskcenter.errors import Unauthenticated
+from taskcenter.errors import Forbidden, Unauthenticated
 from taskcenter.http.audit import audit_blueprint
 from taskcenter.http.authentication import authenticate_with, rate_limit
 from taskcenter.http.businesses import businesses_blueprint
@@ -50,8 +50,15 @@ SECURITY_HEADERS: Final = {
     "Referrer-Policy": "no-referrer",
     "X-Frame-Options": "DENY",
 }
+ACCESS: Final = "taskcenter.access"  # the extension that books what is forbidden
+STRICT_TRANSPORT: Final = "max-age=31536000"
 _CONVERTER: Final = re.compile(r"<[^:<>]+:")
 DENY_ALL: Final = "default-src 'none'; frame-ancestors 'none'"
+
+
+def route_of(rule: Any) -> str:
+    """A route's name for metrics, log and audit: of ours, whatever was sent. `rule`: werkzeug's, None for none."""
+    return "unmatched" if rule is None else _CONVERTER.sub("<", rule.rule)
 
 
 class BusinessIdConverter(BaseConverter):
@@ -89,7 +96,7 @@ class ApiApp(QuartTrio):
             status = response.status_code
         finally:
             duration_ms = self._clock.now_ms_exact() - began
-            route = "unmatched" if request.url_rule is None else _CONVERTER.sub("<", request.url_rule.rule)
+            route = route_of(request.url_rule)
             method = request.method if request.method in METHODS else "other"
             self._seconds.labels(route, method, str(status)).observe(duration_ms / 1000)
             who = record.principal
@@ -114,6 +121,8 @@ class ApiApp(QuartTrio):
         for name, value in SECURITY_HEADERS.items():
             response.headers[name] = value
         response.headers.setdefault("Content-Security-Policy", DENY_ALL)
+        if request.scheme == "https":
+            response.headers["Strict-Transport-Security"] = STRICT_TRANSPORT
         return response
 
 
@@ -126,6 +135,7 @@ def build_app(services: Services, settings: Settings, metrics: Metrics, clock: C
         PROVIDE_AUTOMATIC_OPTIONS=False,
         PROPAGATE_EXCEPTIONS=False,
     )
+    app.extensions[ACCESS] = services.authenticator
     app.extensions[PARSERS] = trio.CapacityLimiter(PARSER_THREADS)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
@@ -172,6 +182,9 @@ async def _answer_problem(error: Exception) -> Response:
         return Response(b"", CLIENT_GONE)
     problem = problem_of(error)
     record = request_record()
+    if isinstance(error, Forbidden) and record.principal is not None:
+        call = f"{request.method} {route_of(request.url_rule)}"
+        await current_app.extensions[ACCESS].forbidden(record.principal, call)
     record.code = error.reason if isinstance(error, Unauthenticated) else problem.code
     if problem.status == 500:
         log.get("http").error("request failed", request_id=record.request_id, exc_info=error)

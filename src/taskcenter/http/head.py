@@ -92,6 +92,8 @@ def problem_headers(body: bytes, request_id: str) -> list[tuple[bytes, bytes]]:
         (b"content-type", b"application/problem+json"),
         (b"content-length", b"%d" % len(body)),
         (b"x-request-id", request_id.encode("ascii")),
+        (b"x-content-type-options", b"nosniff"),
+        (b"cache-control", b"no-store"),
         (b"connection", b"close"),
     ]
 

@@ -86,14 +86,21 @@ class AuditTrail:
         return receipt.is_set()
 
     def failure(
-        self, reason: str, *, business_id: int, key_id: str | None, ip: str | None, request_id: str | None
+        self,
+        reason: str,
+        *,
+        business_id: int,
+        key_id: str | None,
+        ip: str | None,
+        request_id: str | None,
+        actor_kind: str = "anonymous",
     ) -> Receipt | None:
-        """A refused credential; None when it was only counted, or dropped.
+        """A refused credential, or one that lacks a right; None when it was only counted, or dropped.
 
         `reason` is a word of ours, `key_id` is one of ours: nothing here is what was sent.
         """
         entry = NewAuditEntry(
-            business_id=business_id, at=self._clock.now_ms(), actor_kind="anonymous", actor_key_id=key_id,
+            business_id=business_id, at=self._clock.now_ms(), actor_kind=actor_kind, actor_key_id=key_id,
             action="auth.failure", target=reason, result="refused", ip=ip, request_id=request_id,
         )  # fmt: skip
         self._roll(entry.at)

@@ -118,6 +118,20 @@ class Authenticator:
         if principal.audited is not None:
             await self._trail.settle(principal.audited)
 
+    async def forbidden(self, principal: Principal, call: str) -> None:
+        """Book that `principal` may not do `call`: a route of ours by name, not what was sent."""
+        business = principal.business
+        self._count(business, "refused", "forbidden")
+        receipt = self._trail.failure(
+            f"forbidden: {call}",
+            business_id=SYSTEM_CHAIN if business is None else business.id,
+            key_id=principal.key_id,
+            ip=principal.ip,
+            request_id=principal.request_id,
+            actor_kind=principal.kind.value,
+        )
+        await self._trail.settle(receipt)
+
     # --- the three credentials ------------------------------------------------------------------------------------
 
     async def _identify(self, attempt: _Attempt, text: str) -> None:

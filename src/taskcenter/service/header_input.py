@@ -3,6 +3,7 @@
 A name or value that h11 would refuse at the time of the send must be refused at the time of the create. A name that
 we set ourselves must not be set by the caller: the receiver's trust in `webhook-signature` and `X-TaskCenter-*` hangs
 on it.
+A name with `_` is judged as if it had `-`: CGI, WSGI and their kin do not tell the two apart.
 Sources: RFC 9110 §5.1, §5.5 (names and values), §7.6.1 (hop-by-hop).
 """
 
@@ -65,7 +66,7 @@ def read_headers(value: Any) -> dict[str, str]:
     seen: set[str] = set()
     total = 0
     for name, content in value.items():
-        low = name.lower()
+        low = name.lower().replace("_", "-")
         if not _NAME.fullmatch(name):
             raise InsideFault(name[:MAX_NAME_CHARS], "is not a header name (a token of RFC 9110)")
         if type(content) is not str or len(content) > MAX_VALUE_CHARS or not _VALUE.fullmatch(content):
