@@ -86,6 +86,7 @@ async def test_a_malformed_request_gets_a_problem_and_the_connection_ends(status
         answer = parse(await served.ask(data))
         assert answer.status == status
         assert (answer.problem["status"], answer.problem["type"]) == (status, "about:blank")
+        assert {"title", "detail", "instance", "code"} <= answer.problem.keys()
         assert answer.headers["connection"] == "close"
         assert len(answer.headers["x-request-id"]) == 32
         assert int(answer.headers["content-length"]) == len(answer.body)
@@ -152,6 +153,7 @@ async def test_the_body_is_refused_by_its_announced_length_before_it_is_read() -
         )
         answer = parse(await read_all(stream))
         assert (answer.status, answer.problem["code"]) == (413, "payload_too_large")
+        assert answer.problem["instance"] == "/echo"
         assert served.statistics.requests_total == 0
 
 
@@ -208,8 +210,9 @@ def test_origin_form(target: bytes, expected: bytes) -> None:
     assert origin_form(target) == expected
 
 
-def test_a_refusal_never_repeats_the_request() -> None:
-    secret = b"GET /hunter2 HTTP/1.1\r\nAuthorization: hunter2\nX-Request-Id: hunter2 hunter2\r\n\r\n"
+@pytest.mark.parametrize("target", [b"/<hunter2>", b"/a?key=hunter2", b"//hunter2@x", b"hunter2"])
+def test_a_refusal_repeats_nothing_of_the_request_but_a_harmless_path(target: bytes) -> None:
+    secret = b"GET " + target + b" HTTP/1.1\r\nAuthorization: hunter2\nX-Request-Id: hunter2 hunter2\r\n\r\n"
     with pytest.raises(Refused) as caught:
         check_head(secret, ServerSettings())
     assert b"hunter2" not in refusal_bytes(caught.value, Caller.of(secret), "id")

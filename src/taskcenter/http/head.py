@@ -29,6 +29,7 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _FRAMING: Final = re.compile(rb"\n(host|content-length|transfer-encoding):[ \t]*([^\r]*)", re.IGNORECASE)
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._~%!$&'()*+,;=-]{1,255})(?::[0-9]{0,5})?")
 _LENGTH: Final = re.compile(rb"[0-9]{1,20}")
+_PATH: Final = re.compile(rb"[A-Z]{1,32} (/[A-Za-z0-9/_.~%-]{0,255})[ ?]")
 _REQUEST_ID: Final = re.compile(rb"\nx-request-id:[ \t]*([A-Za-z0-9._-]{1,128})[ \t]*\r", re.IGNORECASE)
 
 _CODES: Final = {
@@ -63,25 +64,34 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a refusal needs to know of the request: whether a body may follow, and the caller's own id if it is sane."""
+    """What a refusal needs to know of the request: whether a body may follow; the caller's own id, and the path, if
+    they are sane.
+    """
 
     head_only: bool = False
     request_id: str | None = None
+    path: str = "/"
 
     @classmethod
     def of(cls, data: bytes) -> Caller:
         """From the raw bytes of a head, or of a part of one."""
         match = _REQUEST_ID.search(data, 0, max(0, data.find(b"\r\n\r\n") + 2) or len(data))
-        return cls(data.startswith(b"HEAD "), match[1].decode("ascii") if match else None)
+        path = _PATH.match(data)
+        return cls(
+            data.startswith(b"HEAD "),
+            match[1].decode("ascii") if match else None,
+            path[1].decode("ascii") if path else "/",
+        )
 
 
-def problem_body(refused: Refused) -> bytes:
-    """`application/problem+json` (RFC 9457). Never a word of the request in it."""
+def problem_body(refused: Refused, caller: Caller) -> bytes:
+    """`application/problem+json` (RFC 9457). Never a word of the request in it but a path of harmless characters."""
     members = {
         "type": "about:blank",
         "title": HTTPStatus(refused.status).phrase,
         "status": refused.status,
         "detail": refused.detail,
+        "instance": caller.path,
         "code": refused.code,
     }
     return json.dumps(members).encode("ascii")
@@ -100,7 +110,7 @@ def problem_headers(body: bytes, request_id: str) -> list[tuple[bytes, bytes]]:
 
 def refusal_bytes(refused: Refused, caller: Caller, request_id: str) -> bytes:
     """A whole response on the wire. `request_id` is used when the caller sent none."""
-    body = problem_body(refused)
+    body = problem_body(refused, caller)
     headers = problem_headers(body, caller.request_id or request_id)
     headers.append((b"date", formatdate(usegmt=True).encode("ascii")))
     lines = [b"HTTP/1.1 %d %s" % (refused.status, HTTPStatus(refused.status).phrase.encode("ascii"))]

@@ -129,7 +129,7 @@ class ApiStream(HTTPStream):
     async def _send_error_response(self, status_code: int) -> None:
         refused = Refused(status_code)
         self._below.meter.refusal(refused.code)
-        body = problem_body(refused)
+        body = problem_body(refused, self._protocol.caller)
         request_id = self._protocol.caller.request_id or self._below.new_request_id()
         await self.send(
             events.Response(
