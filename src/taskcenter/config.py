@@ -12,7 +12,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from taskcenter.errors import ConfigError
@@ -79,7 +79,9 @@ class Settings(BaseSettings):
     callback_ca: Path | None = Field(None, description="PEM bundle that callbacks over TLS trust beside the system's.")
     retention_days: float = Field(90, gt=0, le=3650, description="Finished tasks, history and audit older are purged.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe level logged.")
-    log_format: Literal["json", "console"] | None = Field(None, description="`console` on a terminal, else `json`.")
+    log_format: Literal["json", "console"] | None = Field(
+        None, description="`console` on a terminal, else `json`.", examples=["json"]
+    )
     shutdown_grace: float = Field(20, ge=0, le=600, description="Time in-flight callbacks get at SIGTERM, in s.")
     max_in_flight: int = Field(2000, ge=1, le=100_000, description="Callbacks on their way at once, per process.")
     business_memory: int = Field(
@@ -126,7 +128,23 @@ class Settings(BaseSettings):
     @field_validator("allowed_callback_ports", mode="before")
     @classmethod
     def _ports(cls, value: Any) -> Any:
-        return tuple(int(part) for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        for part in parts if isinstance(parts, list) else ():
+            if not str(part).isdecimal() or not 1 <= int(part) <= 65535:
+                raise ValueError(f"{part!r} is no port from 1 to 65535")
+        return parts
+
+    @field_validator("log_level", "log_format", mode="before")
+    @classmethod
+    def _any_case(cls, value: Any) -> Any:
+        return value.lower() if isinstance(value, str) else value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[str(info.field_name)].annotation is not bool:
+            raise ValueError(f"{str(value).lower()} is no value for it")
+        return value
 
     @field_validator("bind")
     @classmethod

@@ -59,6 +59,9 @@ def serve_on_full_disk(directory: Path, url: str) -> tuple[int, str]:
         ("TASKCENTER_ENCRYPTION_KEYS", "k1:c2hvcnQ=", "has 5 bytes, not 32", "e.g. k1:"),
         ("TASKCENTER_ALLOWED_CALLBACK_NETWORKS", "10.0.0.0/33", "10.0.0.0/33", "e.g. 127.0.0.0/8"),
         ("TASKCENTER_DENIED_CALLBACK_HOSTS", "a.example/x", "is not a host pattern", "e.g. *.internal.example"),
+        ("TASKCENTER_ALLOWED_CALLBACK_PORTS", "443,70000", "'70000' is no port from 1 to 65535", "e.g. 80,443,8443"),
+        ("TASKCENTER_ALLOWED_CALLBACK_PORTS", "https", "'https' is no port from 1 to 65535", "e.g. 80,443,8443"),
+        ("TASKCENTER_LOG_FORMAT", "xml", "should be 'json' or 'console'", "e.g. json"),
         ("TASKCENTER_JWT_SECRET", "sixteen-letters-and-more,short", "is shorter than 16", "e.g. "),
         ("TASKCENTER_DATABASE_URL", "postgres://db/tasks", "must begin with sqlite:/// or mysql://", "sqlite:///"),
     ],
@@ -77,7 +80,8 @@ def test_wrong_setting_is_named_with_its_fault_and_an_example(
 def test_unreachable_database_ends_the_start_without_its_password(tmp_path: Path) -> None:
     status, line = serve(tmp_path, TASKCENTER_DATABASE_URL="mysql://someone:hush-hush@127.0.0.1:1/tasks")
     assert status == REFUSED
-    assert "cannot be reached" in line
+    assert line.startswith("taskcenter: TASKCENTER_DATABASE_URL: the database cannot be reached")
+    assert "e.g. mysql://" in line
     assert "hush" not in line
 
 

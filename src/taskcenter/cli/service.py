@@ -22,6 +22,8 @@ from taskcenter.store.url import SqliteUrl, parse_database_url
 T = TypeVar("T")
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.", metavar="FILE")]
 REFUSED, USAGE, SCHEMA = 1, 2, 3
+DATABASE_URL = "TASKCENTER_DATABASE_URL"
+REACH = "see that it runs and that address, account and TLS are right, e.g. mysql://user:password@host:3306/name"
 
 
 def serve(
@@ -103,7 +105,8 @@ def _first_known(error: BaseException) -> Exception | None:
 
 
 def _end(error: Exception) -> NoReturn:
-    print(f"taskcenter: {error}", file=sys.stderr)
+    line = f"{DATABASE_URL}: {error}; {REACH}" if isinstance(error, StoreUnavailable) else str(error)
+    print(f"taskcenter: {line}", file=sys.stderr)
     if isinstance(error, ConfigError):
         raise typer.Exit(USAGE)
     raise typer.Exit(SCHEMA if isinstance(error, SchemaMismatch) else REFUSED)

@@ -52,13 +52,13 @@ DEFAULT_BREAKER: Final[JsonObject] = {
     "open_seconds": 30, "max_open_seconds": 300, "half_open_probes": 1,
 }  # fmt: skip
 
-_CODE: Final = re.compile(r"[a-z0-9][a-z0-9_-]{1,63}")
-CODE_SCHEMA: Final[Schema] = {"type": "string", "pattern": r"^[a-z0-9][a-z0-9_-]{1,63}$"}
+_CODE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+CODE_SCHEMA: Final[Schema] = {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"}
 
 
 def _code(value: Any) -> str:
     if type(value) is not str or _CODE.fullmatch(value) is None:
-        raise ValueError("must be 2 to 64 of a-z, 0-9, - and _, and begin with a letter or a digit")
+        raise ValueError("must be 1 to 64 of A-Z, a-z, 0-9, '.', '-' and '_', and begin with a letter or a digit")
     return value
 
 

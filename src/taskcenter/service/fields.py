@@ -176,6 +176,7 @@ def listing(item: Reader[Value], most: int, *, unique: bool = False) -> Reader[t
 # --- schemas ----------------------------------------------------------------------------------------------------------
 
 TEN_YEARS_MS: Final = 3653 * DAY_MS
+LAST_START_MS: Final = 32_503_680_000_000  # the year 3000: what is planned from there still has a date
 TIME_SCHEMA: Final[Schema] = {"type": "string", "format": "date-time"}
 
 

@@ -74,7 +74,7 @@ RETRY_RULE: Final = (
 )
 TIMEOUT_RULE: Final = "Seconds for one whole exchange, 0.1 to 30."
 AT_RULE: Final = (
-    "When the callback is due: RFC 3339 with an offset, at most 10 years ahead. A time in the past means now."
+    "When the callback is due: RFC 3339 with an offset, before the year 3000. A time in the past means now."
 )
 DELAY_RULE: Final = 'Due so many seconds from now (or a text: "90s", "5m", "2h", "1d"), in place of `execute_at`.'
 FINISH_RULE: Final = (

@@ -18,7 +18,7 @@ from taskcenter.actors.message import BODILESS, MAX_HEADER_PAYLOAD, PAYLOAD_HEAD
 from taskcenter.errors import FieldFault, InvalidInput
 from taskcenter.schedule import first_due
 from taskcenter.service import task_fields as f
-from taskcenter.service.fields import TEN_YEARS_MS, InputModel
+from taskcenter.service.fields import LAST_START_MS, InputModel
 from taskcenter.service.json_text import canonical_hash
 from taskcenter.store.records import UNSET, Business, JsonObject, NewTask, Task, TaskChange, Unset
 from taskcenter.times import TIME_EXAMPLE
@@ -247,8 +247,8 @@ def _start_at(execute_at: int | None, delay_ms: int | None, now: int, faults: li
         return None if delay_ms is None else now + delay_ms
     if delay_ms is not None:
         faults.append(FieldFault("delay", "excludes execute_at: give one of them, e.g. 90"))
-    if execute_at > now + TEN_YEARS_MS:
-        faults.append(FieldFault("execute_at", f"is more than 10 years ahead, e.g. {TIME_EXAMPLE}"))
+    if execute_at >= LAST_START_MS:
+        faults.append(FieldFault("execute_at", f"must lie before the year 3000, e.g. {TIME_EXAMPLE}"))
     return max(execute_at, now)
 
 
