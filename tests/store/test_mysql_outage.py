@@ -14,6 +14,7 @@ from tests.store.connection_kit import (
     change,
     database_on,
     eventually,
+    eventually_here,
     fetch,
     mysql_url,
     opened_mysql,
@@ -132,6 +133,35 @@ async def test_frozen_and_thawed(server: PrivateServer, url: str) -> None:
         assert {code for writer in writers for code in writer.acknowledged} <= stored
         statistics = database.statistics()
         assert (statistics.in_use, statistics.waiting) == (0, 0)
+
+
+@pytest.mark.real_time
+async def test_a_frozen_server_is_told_from_a_slow_statement(server: PrivateServer, url: str) -> None:
+    async with opened_mysql(url, pool_size=4, statement_timeout_s=8.0) as database:
+        assert await scalar(database, "SELECT SLEEP(1.8)") == 0, "the server speaks: the statement may take its time"
+        seconds: list[float] = []
+
+        async def ask() -> None:
+            began = time.monotonic()
+            assert await kind_of(database, "SELECT 1") == "timeout"
+            seconds.append(time.monotonic() - began)
+
+        server.stop_signal()
+        try:
+            async with trio.open_nursery() as nursery:
+                for _ in range(4):
+                    nursery.start_soon(ask)
+        finally:
+            server.cont()
+        assert max(seconds) < 4, "1.7 s and some room, but never the statement's 8 s"
+        await eventually_here(lambda: can(database), 10)
+
+
+async def can(database: MysqlDatabase) -> bool:
+    try:
+        return bool(await scalar(database, "SELECT 1"))
+    except StoreUnavailable:
+        return False
 
 
 async def test_a_killed_session_costs_one_block(server: PrivateServer, url: str) -> None:

@@ -48,6 +48,7 @@ from taskcenter.store.mysql_refusal import Refusal
 from taskcenter.store.mysql_rows import Answer
 from taskcenter.store.mysql_text import render, render_insert
 from taskcenter.store.mysql_wire import COM_QUERY, IN_TRANSACTION, Wire, WireSettings
+from taskcenter.store.mysql_witness import Witness
 from taskcenter.store.repeat import Repeater
 from taskcenter.store.url import MysqlUrl
 
@@ -171,11 +172,15 @@ class MysqlDatabase:
         self._lookups = trio.CapacityLimiter(4)
         self._wire_settings = WireSettings(connect_timeout_s, statement_timeout_s, wait_timeout_s=wait_timeout_s)
         limits = PoolSettings(pool_size, acquire_timeout_s, idle_limit_s=wait_timeout_s * 0.75)
+        self._witness = Witness(self._new_look)
         self._pool = Pool(self._new_wire, limits, self._repeater.rng)
         self._lanes: list[MysqlDatabase] = []
         self.server = "mysql"  # kind and version from the first connection on
 
     def _new_wire(self) -> Wire:
+        return Wire(self._url, self._wire_settings, self._context, self._lookups, self._witness)
+
+    def _new_look(self) -> Wire:
         return Wire(self._url, self._wire_settings, self._context, self._lookups)
 
     async def open(self) -> None:

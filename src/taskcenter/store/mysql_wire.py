@@ -33,6 +33,7 @@ from taskcenter.store.mysql_errors import CONNECT_ERRORS, connect_error, refused
 from taskcenter.store.mysql_refusal import Refusal
 from taskcenter.store.mysql_rows import Answer, AnswerReader, ProtocolFault
 from taskcenter.store.mysql_stream import PacketStream
+from taskcenter.store.mysql_witness import SILENT_AFTER_S, Witness
 from taskcenter.store.url import MysqlUrl
 
 COM_QUERY: Final = b"\x03"
@@ -65,16 +66,25 @@ class Wire(Connection):  # type: ignore[misc]  # trio-mysql ships no types, so i
     _auth_plugin_name: str
 
     def __init__(
-        self, url: MysqlUrl, settings: WireSettings, context: ssl.SSLContext | None, lookups: trio.CapacityLimiter
+        self,
+        url: MysqlUrl,
+        settings: WireSettings,
+        context: ssl.SSLContext | None,
+        lookups: trio.CapacityLimiter,
+        witness: Witness | None = None,
     ) -> None:
-        """`lookups` bounds the threads that resolve the database's name; nobody else's look-ups share it."""
+        """`lookups` bounds the threads that resolve the database's name; nobody else's look-ups share it. Without a
+        `witness` each statement is waited for to the end of its time-out.
+        """
         super().__init__(host=url.host, port=url.port, user=url.user, database=url.database, charset="utf8mb4")
         self._url = url
         self._settings = settings
         self._context = context
         self._lookups = lookups
+        self._witness = witness
         self._packets = PacketStream()
         self._opened = False
+        self.greeted = False  # whether the server has said anything to us
         self.in_step = True
         self.sent = False  # whether any of the latest command may have reached the server
         self.status = 0  # of the latest answer
@@ -116,6 +126,7 @@ class Wire(Connection):  # type: ignore[misc]  # trio-mysql ships no types, so i
             with trio.fail_after(self._settings.connect_timeout_s):
                 await self._packets.dial(self._url.host, self._url.port, self._lookups)
                 await self._get_server_information()
+                self.greeted = True
                 greeting = Greeting(self._auth_plugin_name, self.salt, self.server_capabilities)
                 await log_in(self._packets, greeting, self._url, self._context)
                 await self._set_session()
@@ -208,14 +219,19 @@ class Wire(Connection):  # type: ignore[misc]  # trio-mysql ships no types, so i
         limit_s = self._settings.statement_timeout_s
         small = len(payload) <= SMALL_BYTES
         first_s = min(HOLD_OFF_S, limit_s) if small else limit_s
+        began = trio.current_time()
         try:
-            with trio.CancelScope(shield=small, deadline=trio.current_time() + first_s):
+            with trio.CancelScope(shield=small, deadline=began + first_s):
                 self.sent = True
                 await self._packets.send_command(payload)
                 answering = True
                 return await self._answer(reader)
-            if answering:  # what came so far is kept
-                with trio.move_on_after(limit_s - first_s):
+            if answering and self._witness is not None and limit_s > SILENT_AFTER_S:  # what came so far is kept
+                with trio.move_on_at(began + SILENT_AFTER_S):
+                    return await self._answer(reader)
+                answering = await self._witness.speaks()
+            if answering:
+                with trio.move_on_at(began + limit_s):
                     return await self._answer(reader)
         except (OSError, trio.BrokenResourceError, trio.ClosedResourceError) as error:
             lost = f"broke ({type(error).__name__})"
