@@ -162,6 +162,40 @@ async def test_concurrency_never_exceeds_its_cap_and_uses_it(autojump_clock: obj
         assert the.receivers.most_at_once == 4
 
 
+async def test_an_answer_frees_its_place_before_it_is_recorded_and_so_many_may_wait_for_that(
+    autojump_clock: object,
+) -> None:
+    async with world(max_concurrent_tasks=4) as the:
+        the.receivers.mood = answering(answered(), after_s=1)
+        the.outcomes_out = True
+        tasks = await the.run(30)
+        await trio.sleep(60)
+        assert len(the.receivers.calls) == 8, "four on their way, four more when those were answered"
+        assert the.actor().on_their_way == 0
+        assert the.count("callbacks_in_flight", business="shop") == 0
+        hold = the.actor().admission.hold
+        assert hold is not None
+        assert (hold.reason, hold.detail) == ("concurrency", "callbacks answered and not yet recorded: 4")
+        the.outcomes_out = False
+        rows = await the.settled(*tasks)
+        assert {row.status for row in rows} == {Status.SUCCEEDED}
+        assert Counter(call.task_id for call in the.receivers.calls) == {task.id: 1 for task in tasks}
+        assert the.receivers.most_at_once == 4
+
+
+async def test_a_breaker_hears_of_an_answer_before_it_is_recorded(autojump_clock: object) -> None:
+    async with world(breaker=BREAKER, max_concurrent_tasks=2) as the:
+        the.receivers.mood = answering(REFUSED, after_s=1)
+        the.outcomes_out = True
+        await the.run(30, retry_intervals_ms=(1_000,))
+        await trio.sleep(10)
+        assert the.receivers.most_at_once == 2
+        assert len(the.receivers.calls) == 4
+        breaker = the.actor().admission.breakers.worst
+        assert breaker is not None
+        assert breaker.state is BreakerState.OPEN
+
+
 async def test_a_breaker_opens_probes_and_closes_for_a_receiver_that_recovers(autojump_clock: object) -> None:
     async with world(breaker=BREAKER, max_concurrent_tasks=1) as the:
         recovers_at = NOW + 100_000

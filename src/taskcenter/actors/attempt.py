@@ -51,13 +51,14 @@ class Claimed:
 
 
 class Attempt:
-    """Owner of all fields but `newer` and `dropped`: its own task. Those: the actor."""
+    """Owner of all fields but `newer`, `dropped` and `on_its_way`: its own task. Those: the actor."""
 
     def __init__(self, permit: Permit) -> None:
         self.permit = permit
         self.ref = permit.ref
         self.start_at = permit.start_at
         self.sent = False
+        self.on_its_way = True  # until its exchange is over; changed by the actor
         self.withdrawn = False
         self.dropped = False  # the shard was given up or lost meanwhile
         self.health = Health.UNKNOWN
@@ -106,6 +107,7 @@ class Attempt:
         if (move := self._refusal(task, tools.clock.now_ms(), self.permit.held_by)) is not None:
             return await self._hand_back(actor, claimed, move)
         ended = await self._send(actor, claimed)
+        actor.end_exchange(self)
         return await self._record(actor, ended)
 
     async def _wait_for_lease(self, actor: BusinessActor) -> None:

@@ -3,6 +3,10 @@
 The loop is: empty the mailbox into the ready queue, start an attempt for each permit of a round of admission
 (`admission`: pure), sleep until the next moment at which something may have changed, or until somebody wakes it.
 
+A place is taken from admission until the answer is there (`end_exchange`), not until that is recorded: else, where one
+commit takes in all of a business's attempts, they would be claimed together, sent together and recorded together, and
+nothing be sent meanwhile. Of those that are answered and not yet recorded there may be as many again.
+
 Attempts run in a nursery of the supervisor's, not in the loop's: a crash of the loop (a bug) ends no attempt and
 loses no reference; the restarted loop goes on with the same queue. All state below is touched by plain functions on
 one thread only.
@@ -33,6 +37,7 @@ from taskcenter.task import TaskRef
 
 MAILBOX_CAPACITY: Final = 10_000
 STORE_PAUSE_MS: Final = 500  # no claims for this long after the store refused one
+WORTH_A_ROUND: Final = 0.75  # with so few of the places taken a round is worth its cost; a recorded end always is
 LEAST_SLEEP_S: Final = 0.001  # above the rounding of UTC milliseconds as floats, so that time does move
 
 
@@ -44,6 +49,7 @@ class BusinessActor:
         self.tools = tools
         self.mailbox: Mailbox[TaskRef] = Mailbox(MAILBOX_CAPACITY)
         self.in_flight: dict[str, Attempt] = {}  # by task id, from admission until recorded
+        self.on_their_way = 0  # of those, whose exchange is not over
         self.meters = BusinessMeters(tools.metrics, business.code)
         self.restarts = 0
         self.budget = RestartBudget()
@@ -164,15 +170,18 @@ class BusinessActor:
             return Hold("store", self._store_pause_until, "the store did not take the last claim")
         if self.tools.term_of(ref.shard) is None:
             return Hold("store", now + STORE_PAUSE_MS, "the lease could not be renewed")
-        if len(self.in_flight) >= self.business.max_concurrent_tasks:
-            most = self.business.max_concurrent_tasks
-            return Hold("concurrency", None, f"callbacks on their way: {len(self.in_flight)} of {most}")
+        most = self.business.max_concurrent_tasks
+        if self.on_their_way >= most:
+            return Hold("concurrency", None, f"callbacks on their way: {self.on_their_way} of {most}")
+        if len(self.in_flight) >= 2 * most:
+            return Hold("concurrency", None, f"callbacks answered and not yet recorded: {len(self.in_flight) - most}")
         if self.admission.memory.full:
             return Hold("memory", None, f"callbacks on their way hold {self.admission.memory.used >> 10} KiB")
         return None
 
     def _start(self, attempts: trio.Nursery, permit: Permit) -> None:
         attempt = self.in_flight[permit.ref.task_id] = Attempt(permit)
+        self.on_their_way += 1
         self.meters.in_flight.inc()
         attempts.start_soon(self._attend, attempt)
 
@@ -192,13 +201,24 @@ class BusinessActor:
         if following is not None:
             self.tools.arm(following)
 
-    def _finish(self, attempt: Attempt) -> None:
+    def end_exchange(self, attempt: Attempt) -> None:
+        """Nothing of it is on its way any more: what it took of the limits is free."""
+        if not attempt.on_its_way:
+            return
+        attempt.on_its_way = False
         now = self.tools.clock.now_ms()
         attempt.permit.end(now, sent=attempt.sent, health=attempt.health, cause=attempt.cause)
         self.admission.ended(attempt.permit)
+        self.on_their_way -= 1
+        self.meters.in_flight.dec()
+        if self.on_their_way <= WORTH_A_ROUND * self.business.max_concurrent_tasks:
+            self.wake()
+
+    def _finish(self, attempt: Attempt) -> None:
+        self.end_exchange(attempt)
+        attempt.permit.memory.release()
         if self.in_flight.get(attempt.ref.task_id) is attempt:
             del self.in_flight[attempt.ref.task_id]
-        self.meters.in_flight.dec()
         self.tools.gate.release()
         if attempt.newer is not None:
             self.accept(attempt.newer)

@@ -1,6 +1,7 @@
 """What an admitted attempt has taken of its business's limits, and how it gives it back. Pure.
 
-A permit ends exactly once. An attempt that was not sent leaves no trace in any window.
+A permit ends exactly once, when its exchange is over or will not be: what limits callbacks on their way is free then.
+Its share of memory is held until the attempt is recorded. One that was not sent leaves no trace in any window.
 """
 
 from __future__ import annotations
@@ -35,8 +36,7 @@ class Permit:
             ticket.restate(at_ms)
 
     def end(self, now_ms: int, *, sent: bool, health: Health, cause: str) -> None:
-        """The attempt is over; what it says about the receiver goes to the breaker."""
-        self.memory.release()
+        """The exchange is over; what it says about the receiver goes to the breaker."""
         if not sent:
             self.limiter.give_back(self.limiter_entry)
         for ticket in self.flow_tickets:

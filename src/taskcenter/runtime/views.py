@@ -10,7 +10,7 @@ from taskcenter.service.engine_port import BusinessView, WaitView
 def business_view(actor: BusinessActor, now_ms: int) -> BusinessView:
     worst = actor.admission.breakers.worst
     return BusinessView(
-        in_flight=len(actor.in_flight),
+        in_flight=actor.on_their_way,
         ready=len(actor.ready),
         mailbox_depth=len(actor.mailbox),
         restarts=actor.restarts,
