@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from tests.flow.contract_kit import Live
-from tests.flow.kit import ADMIN_TOKEN
+from tests.flow.kit import ADMIN_TOKEN, Answer
 from typer.testing import CliRunner
 
 from taskcenter.cli import app
@@ -112,9 +112,71 @@ def test_tables_for_people_show_a_secret_whole(live: Live) -> None:
     settings = {"TASKCENTER_URL": live.service.url, "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN, "COLUMNS": "60"}
     done = taskcenter("business", "create", "people", **settings)
     assert done.returncode == 0
-    assert re.search(r"api_key +tc_\S{30,}", done.stdout), "not broken over two lines"
+    key = re.search(r"^api_key +(tc_\S{30,})$", done.stdout, re.MULTILINE)
+    assert key is not None and "…" not in done.stdout, "neither cut nor broken over two lines"
+    assert live.client(key[1]).ok("GET", "/tasks") == {"items": [], "next_cursor": None}, "it is good to be pasted"
     listed = taskcenter("business", "list", **settings)
     assert "people" in listed.stdout
+
+
+def test_a_task_from_a_terminal_as_a_person_sees_it(live: Live) -> None:
+    business = live.business()
+    settings = {"TASKCENTER_URL": live.service.url, "TASKCENTER_API_KEY": business.made["api_key"], "COLUMNS": "40"}
+
+    def seen(*arguments: str) -> str:
+        done = taskcenter("task", *arguments, **settings)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def value(text: str, name: str) -> str | None:
+        found = re.search(rf"^{name} +(.+)$", text, re.MULTILINE)
+        return found and found[1]
+
+    live.receiver.on[business.path] = lambda call: Answer(200, b'{"action": "stop", "reason": "\\u001b[31mred"}')
+    url = f"{live.receiver.url}{business.path}"
+    options = ["--id", "order/1 ä", "--retry", "1", "--retry", "5m", "--timeout", "2.5", "--header", "X-Own: a: b",
+               "--tag", "one", "--tag", "two", "--method", "PUT", "--payload", '{"n": 1}']  # fmt: skip
+    made = seen("create", url, *options)
+    assert (value(made, "retry_intervals"), value(made, "timeout")) == ("[1, 300]", "2.5")
+    assert value(made, "headers") == '{"X-Own": "a: b"}' and value(made, "tags") == '["one", "two"]'
+    assert "finish_url" not in made, "what is empty is left out"
+    [call] = live.receiver.wait_for(business.path)
+    assert (call.method, call.json["payload"], call.headers["x-own"]) == ("PUT", {"n": 1}, "a: b")
+    business.api.ended(business.api.ok("GET", "/tasks/business/order%2F1%20%C3%A4"))
+    got = seen("get", "order/1 ä", "--own")
+    assert value(got, "status") == "stopped" and "\x1b" not in got and "[31mred" in got
+    assert re.search(r"^run +attempt +started_at", got, re.MULTILINE), "its attempts follow"
+    assert "order/1 ä" in seen("list", "--tag", "one") and "\x1b" not in seen("list")
+    told = seen("explain", "order/1 ä", "--own")
+    assert told.startswith("It was stopped at") and re.search(r"scheduler_ms +policy_wait_ms", told)
+    assert value(seen("redeliver", "order/1 ä", "--own"), "run") == "2"
+    recurring = seen(
+        "create", url, "--id", "daily", "--cron", "30 9 * * *", "--timezone", "Asia/Shanghai", "--max-runs", "3"
+    )
+    assert "01:30:00.000Z" in (value(recurring, "next_execute_at") or "")
+    assert seen("explain", "daily", "--own").count("T01:30:00.000Z") == 6, (
+        "due, expected, one attempt, two runs, detail"
+    )
+    assert value(seen("cancel", "daily", "--own"), "in_flight") == "false"
+
+
+def test_a_refusal_says_each_fault_once(live: Live) -> None:
+    business = live.business()
+    settings = {"TASKCENTER_URL": live.service.url, "TASKCENTER_API_KEY": business.made["api_key"]}
+    done = taskcenter("task", "create", "http://a.example", "--delay", "abc", "--retry", "0.1", **settings)
+    assert (done.returncode, done.stdout) == (1, "")
+    head, *faults = done.stderr.splitlines()
+    assert head == "invalid_request:"
+    assert sorted(fault.split(":")[0].strip() for fault in faults) == ["delay", "retry_intervals.0"]
+    private = taskcenter("task", "create", "http://10.0.0.1/", **settings)
+    assert private.returncode == 1 and private.stderr.count("callback_url") == 1
+    for arguments in (("--payload", "{bad"), ("--header", "nope"), ("--max-runs", "0")):
+        wrong = taskcenter("task", "create", "http://example.com/", *arguments, **settings)
+        assert wrong.returncode == 2 and arguments[0] in wrong.stderr
+    for url in ("nonsense", "ftp://x", "http://"):
+        wrong = taskcenter("task", "list", **{**settings, "TASKCENTER_URL": url})
+        assert wrong.returncode == 2 and "TASKCENTER_URL" in wrong.stderr and "e.g. http://" in wrong.stderr
+        assert taskcenter("demo", "--url", url, **settings).returncode == 2
 
 
 def test_exit_statuses_of_refusals_and_usage() -> None:

@@ -1,4 +1,4 @@
-"""The REST API from a terminal: one small client, and how answers and refusals are printed.
+"""The REST API from a terminal: one small client, and how refusals are printed.
 
 `TASKCENTER_URL` (http://127.0.0.1:8080), `TASKCENTER_API_KEY` for a business's calls, `TASKCENTER_ADMIN_TOKEN` for
 the admin's. A refusal prints the problem's detail and its fields on stderr and exits with 1.
@@ -6,15 +6,12 @@ the admin's. A refusal prints the problem's detail and its fields on stderr and 
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 import httpx
 import typer
-from rich.console import Console
-from rich.table import Table
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 TIMEOUT_S = 30.0
@@ -67,9 +64,10 @@ def describe(status: int, problem: Any) -> str:
     """A problem+json as lines for a person."""
     if not isinstance(problem, dict):
         return f"refused with {status}"
-    lines = [f"{problem.get('code', status)}: {problem.get('detail') or problem.get('title', '')}"]
-    lines += [f"  {fault['field']}: {fault['message']}" for fault in problem.get("errors", [])]
-    return "\n".join(lines)
+    code, faults = problem.get("code", status), problem.get("errors", [])
+    if not faults:
+        return f"{code}: {problem.get('detail') or problem.get('title', '')}"
+    return "\n".join([f"{code}:", *(f"  {fault['field'] or 'the whole'}: {fault['message']}" for fault in faults)])
 
 
 def refuse(message: str) -> NoReturn:
@@ -95,28 +93,16 @@ def admin_client() -> ApiClient:
 
 
 def _url() -> str:
-    return os.environ.get("TASKCENTER_URL", DEFAULT_URL)
+    return checked_url(os.environ.get("TASKCENTER_URL", DEFAULT_URL))
 
 
-def show(value: Any, as_json: bool, columns: Sequence[str] = ()) -> None:
-    """JSON for scripts; else a table of `columns` for a list, or name and value for one thing."""
-    if as_json:
-        typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
-        return
-    console = Console()
-    if isinstance(value, list):
-        table = Table(*columns, box=None, pad_edge=False)
-        for item in value:
-            table.add_row(*(_cell(item.get(column)) for column in columns))
-    else:
-        table = Table("field", "value", box=None, pad_edge=False, show_header=False)
-        for name, item in value.items():
-            if name != "executions":
-                table.add_row(name, _cell(item))
-    console.print(table)
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+def checked_url(url: str) -> str:
+    """The service's address, or the end of the command with 2."""
+    try:
+        given = httpx.URL(url)
+    except httpx.InvalidURL:
+        given = httpx.URL("")
+    if given.scheme not in {"http", "https"} or not given.host:
+        typer.echo(f"TASKCENTER_URL: {url!r} is not an address of the service, e.g. {DEFAULT_URL}", err=True)
+        raise typer.Exit(2)
+    return url

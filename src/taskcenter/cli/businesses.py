@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from taskcenter.cli.api import admin_client, show
+from taskcenter.cli.api import admin_client
+from taskcenter.cli.show import show
 
 app = typer.Typer(help="Business systems: create, list, show, rotate, pause, resume.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from taskcenter.cli.api import DEFAULT_URL, ApiClient
+from taskcenter.cli.api import DEFAULT_URL, ApiClient, checked_url
 
 TERMINAL: Final = frozenset({"succeeded", "failed", "stopped", "cancelled"})
 PATIENCE_S: Final = 60.0
@@ -206,6 +206,7 @@ def demo(
     if not key:
         typer.echo("set TASKCENTER_API_KEY to a business's key, e.g. of: taskcenter business create demo", err=True)
         raise typer.Exit(2)
-    if not run_demo(ApiClient(url, key)):
+    if not run_demo(ApiClient(checked_url(url), key)):
         typer.echo("not all tasks ended in time", err=True)
         sys.exit(1)
+    typer.echo("all tasks have ended; see them again with: taskcenter task list")

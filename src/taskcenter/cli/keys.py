@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from taskcenter.cli.api import admin_client, refuse, show
+from taskcenter.cli.api import admin_client, refuse
+from taskcenter.cli.show import show
 
 app = typer.Typer(help="Encryption keys at rest.", no_args_is_help=True)
 POLL_S: Final = 0.5
