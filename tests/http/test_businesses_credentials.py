@@ -101,6 +101,58 @@ async def test_the_signing_secret_is_rotated_when_asked_and_both_sign_through_th
         assert await secrets() == [rotated["signing_secret"]]
 
 
+async def test_one_key_is_revoked_everywhere_within_two_seconds_and_the_others_stay(autojump_clock: MockClock) -> None:
+    store = await memory_store()
+    async with instance(store) as here, instance(store, seed=2) as there:
+        first = (await here.register())["api_key"]
+        second = (await here.rotate(first))["api_key"]
+        token = await here.token(second)
+        for credential in (first, second, token):
+            assert await here.may(credential) == await there.may(credential) == 200
+        path = f"/businesses/orders/credentials/{second[8:24]}"
+        revoked = await here.call("DELETE", path, first)
+        assert (revoked.status, revoked.json["key_id"]) == (200, second[8:24]) and revoked.json["revoked_at"]
+        assert await here.may(second) == await here.may(token) == 401, "at once where it was asked for"
+        await trio.sleep(2)
+        assert await there.may(second) == await there.may(token) == 401
+        assert await here.may(first) == await there.may(first) == 200
+        again = await there.call("DELETE", path)
+        assert again.json["revoked_at"] == revoked.json["revoked_at"], "repeatable, and nothing changes"
+        entries = [entry for entry in await here.audit() if entry["action"] == "credentials.revoke"]
+        assert [(entry["target"], entry["actor"]["key_id"]) for entry in entries] == [
+            (f"orders: key {second[8:24]}", first[8:24])
+        ]
+    await store.aclose()
+
+
+async def test_only_keys_of_the_business_are_revoked(autojump_clock: MockClock) -> None:
+    async with instance() as here:
+        mine, theirs = (await here.register())["api_key"], (await here.register("others"))["api_key"]
+        for key_id in (theirs[8:24], "aaaaaaaaaaaaaaaa", "é", "%00", "' OR 1=1--", "x" * 300):
+            for by in (mine, ADMIN):
+                assert (await here.call("DELETE", f"/businesses/orders/credentials/{key_id}", by)).status == 404, key_id
+        assert await here.may(theirs) == 200
+        assert (await here.call("DELETE", f"/businesses/others/credentials/{theirs[8:24]}", mine)).status == 404
+        token = await here.token(mine)
+        assert (await here.call("DELETE", f"/businesses/orders/credentials/{mine[8:24]}", token)).status == 403
+        assert (await here.call("DELETE", f"/businesses/orders/credentials/{mine[8:24]}", mine)).status == 200
+        assert await here.may(mine) == 401, "its last one, too"
+
+
+async def test_a_new_keys_life_may_be_told(autojump_clock: MockClock) -> None:
+    async with instance() as here:
+        first = (await here.register())["api_key"]
+        short = await here.rotate(first, expires_in="1h")
+        assert short["api_key_expires_at"] == "2027-01-15T09:00:00.000Z"
+        await trio.sleep(3599)
+        assert await here.may(short["api_key"]) == 200
+        await trio.sleep(1)
+        assert await here.may(short["api_key"]) == 401 and await here.may(first) == 200
+        for wrong in (59, "6y", 5 * 366 * DAY_S, "soon", True, None):
+            answer = await here.call("PUT", "/businesses/orders/credentials", first, {"expires_in": wrong})
+            assert (answer.status, answer.json["errors"][0]["field"]) == (422, "expires_in"), wrong
+
+
 async def test_keys_do_not_pile_up(autojump_clock: MockClock) -> None:
     async with instance() as here:
         key = (await here.register())["api_key"]

@@ -49,6 +49,7 @@ TABLE: Final[dict[str, tuple[int, ...]]] = {
     "GET /api/v1/businesses/{business_code}/audit": BUSINESS,
     "GET /api/v1/businesses/{business_code}/stats": BUSINESS,
     "PUT /api/v1/businesses/{business_code}/credentials": BUSINESS,
+    "DELETE /api/v1/businesses/{business_code}/credentials/{key_id}": BUSINESS,
     "POST /api/v1/businesses/{business_code}/tokens": KEYS_ONLY,
     "GET /api/v1/tasks": TASKS_READ,
     "POST /api/v1/tasks": TASKS_WRITE,
@@ -83,11 +84,12 @@ class World:
     api: Api
     token: str  # tasks:read
     task_id: str
+    spare_key_id: str
 
     async def ask(self, row: str, caller: str) -> tuple[int, Any]:
         method, template = row.split(" ")
         path = template.replace("{task_id}", self.task_id).replace("{business_id}", "theirs")
-        path = path.replace("{business_code}", "orders")
+        path = path.replace("{business_code}", "orders").replace("{key_id}", self.spare_key_id)
         path = path.removeprefix("/api/v1") if path.startswith("/api/v1") else f"/{path}"
         credential = {
             "nobody": None, "other": self.api.keys["other"], "own": self.api.keys["orders"], "read": self.token,
@@ -110,7 +112,9 @@ async def world(api: Api, *, ended: bool = False) -> World:
     task = await api.create("theirs", delay=3600)
     if ended:
         assert (await api.call("DELETE", f"/tasks/{task['id']}")).status == 200
-    return World(api, answer.json["token"], task["id"])
+    rotated = await api.call("PUT", "/businesses/orders/credentials", {})
+    assert rotated.status == 200
+    return World(api, answer.json["token"], task["id"], rotated.json["api_key"][8:24])
 
 
 async def test_the_table_has_a_row_for_every_call(api: Api) -> None:

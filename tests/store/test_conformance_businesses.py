@@ -67,6 +67,23 @@ async def test_code_is_taken_once(bare_store: SqlStore) -> None:
     assert await bare_store.businesses.get("shop") == first
 
 
+async def test_one_key_is_revoked_once_with_its_entry(bare_store: SqlStore) -> None:
+    store = bare_store
+    await make(store, business())
+    await make(store, business(8, "other"))
+    for key_id, business_id in (("key-8", BUSINESS), ("none", BUSINESS), ("key-7", 8)):
+        assert not await store.businesses.revoke(business_id, key_id, NOW + 1, audit_entry("credentials.revoke"))
+    assert await store.businesses.revoke(BUSINESS, "key-7", NOW + 1, audit_entry("credentials.revoke"))
+    assert not await store.businesses.revoke(BUSINESS, "key-7", NOW + 2, audit_entry("credentials.revoke"))
+    assert await store.businesses.credential("key-7") == credential("key-7", revoked_at=NOW + 1)
+    assert await store.businesses.credential("key-8") == credential("key-8", 8)
+    assert [made.code for made in await store.businesses.changed_since(NOW + 1)] == ["shop"]
+    assert [entry.action for entry in await store.audit.page(BUSINESS, None, 9)] == [
+        "credentials.revoke", "business.create",
+    ]  # fmt: skip
+    assert await store.businesses.keys_in_force([BUSINESS, 8], NOW) == [credential("key-8", 8)]
+
+
 async def test_repeated_create_and_rotate_are_harmless(bare_store: SqlStore) -> None:
     store = bare_store
     made = await make(store, business())

@@ -82,6 +82,16 @@ def update(
 
 
 @app.command()
+def revoke(
+    code: Code,
+    key_id: Annotated[str, typer.Argument(help="The key's id, as `business show` tells it.", metavar="KEY_ID")],
+    as_json: Json = False,
+) -> None:
+    """End one API key at once."""
+    show(admin_client().call("DELETE", f"/businesses/{code}/credentials/{key_id}"), as_json)
+
+
+@app.command()
 def pause(code: Code, as_json: Json = False) -> None:
     """No callback starts until it is resumed; creates are still accepted."""
     show(admin_client().call("PUT", f"/businesses/{code}", body={"status": "paused"}), as_json)

@@ -8,9 +8,10 @@ from quart import Blueprint, Response
 
 from taskcenter.http import business_models as m
 from taskcenter.http.openapi import Reply, describe
-from taskcenter.http.requests import if_match, json_body, json_response, principal, query
-from taskcenter.service.business_input import BusinessInput, BusinessUpdate, RotateInput, TokenInput
+from taskcenter.http.requests import if_match, json_body, json_response, no_body, principal, query
+from taskcenter.service.business_input import BusinessInput, BusinessUpdate
 from taskcenter.service.businesses import Businesses
+from taskcenter.service.credential_input import RotateInput, TokenInput
 from taskcenter.service.stats import BusinessStats
 from taskcenter.service.task_filter import PageQuery
 
@@ -110,6 +111,18 @@ def _add_credentials(blueprint: Blueprint, businesses: Businesses) -> None:
     )
     async def rotate(business_code: str) -> Response:
         return json_response(m.rotated_fields(await businesses.rotate(principal(), business_code, await json_body())))
+
+    @blueprint.delete("/businesses/<business_code>/credentials/<key_id>")
+    @describe(
+        "Revoke an API key",
+        tag=TAG,
+        description="At once and for good, with the tokens issued to it; in force on every instance within 2 s. "
+        "Repeatable. A business that revokes its last key can be let in again by the admin only.",
+        replies={200: Reply("The key, revoked.", m.ApiKeyView)},
+    )
+    async def revoke(business_code: str, key_id: str) -> Response:
+        await no_body()
+        return json_response(m.api_key_fields(await businesses.revoke(principal(), business_code, key_id)))
 
     @blueprint.post("/businesses/<business_code>/tokens")
     @describe(

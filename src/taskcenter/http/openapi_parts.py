@@ -177,6 +177,7 @@ PATH_PARAMETERS: Final[dict[str, dict[str, Any]]] = {
             {"minLength": 1, "maxLength": 128},
         ),
         ("business_code", "The business's code.", "orders", {"minLength": 1, "maxLength": 64}),
+        ("key_id", "The API key's public id.", "k7q2m6z9t5r3x8c4", {"minLength": 1, "maxLength": 64}),
     )
 }
 

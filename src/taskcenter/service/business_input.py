@@ -21,7 +21,6 @@ from taskcenter.service.fields import (
     Value,
     duration,
     duration_schema,
-    listing,
     one_of,
     optional,
     or_null,
@@ -31,7 +30,6 @@ from taskcenter.service.fields import (
     whole_number,
 )
 from taskcenter.service.host_limit_input import HOST_LIMITS_RULE, HOST_LIMITS_SCHEMA, read_host_limits
-from taskcenter.service.principal import TOKEN_SCOPES, Scope
 from taskcenter.store.callback_credentials import CallbackAuth, CallbackTls
 from taskcenter.store.records import Business, BusinessStatus, JsonObject
 from taskcenter.times import DAY_MS, format_duration
@@ -40,8 +38,6 @@ MAX_NAME_CHARS: Final = 128
 MAX_RATE: Final = 100_000  # callbacks a minute
 MAX_CONCURRENT: Final = 10_000
 MAX_ACTIVE: Final = 1_000_000
-MAX_GRACE_MS: Final = 30 * DAY_MS
-DEFAULT_GRACE_MS: Final = DAY_MS
 DEFAULT_RATE: Final = 1_000
 DEFAULT_CONCURRENT: Final = 100
 DEFAULT_ACTIVE: Final = 10_000
@@ -140,19 +136,6 @@ _STATUSES: Final = tuple(status.value for status in BusinessStatus)
 _STATUS: Final = Reads(
     lambda value: BusinessStatus(one_of(*_STATUSES)(value)), {"type": "string", "enum": list(_STATUSES)}
 )
-_SCOPES: Final = tuple(sorted(scope.value for scope in TOKEN_SCOPES))
-_SCOPE_LIST: Final[Schema] = {
-    "type": "array", "minItems": 1, "uniqueItems": True, "items": {"type": "string", "enum": list(_SCOPES)},
-}  # fmt: skip
-
-
-def _scopes(value: Any) -> frozenset[Scope]:
-    names = listing(one_of(*_SCOPES), len(_SCOPES), unique=True)(value)
-    if not names:
-        raise ValueError("must name at least one")
-    return frozenset(Scope(name) for name in names)
-
-
 RATE_RULE: Final = "Callbacks that may start in any 60 seconds."
 CONCURRENT_RULE: Final = "Callbacks that may be on their way at once."
 ACTIVE_RULE: Final = "Tasks that may be active (not ended) at once; one more is refused with 429 `quota_exceeded`."
@@ -208,44 +191,6 @@ class BusinessUpdate(InputModel):
     )
     callback_auth: Annotated[CallbackAuth | None, _AUTH] = Field(None, description=AUTH_RULE, examples=[AUTH_EXAMPLE])
     callback_tls: Annotated[CallbackTls | None, _TLS] = Field(None, description=TLS_RULE, examples=[TLS_EXAMPLE])
-
-
-class RotateInput(InputModel):
-    """How to replace a key. `{}` will do."""
-
-    grace_seconds: Annotated[int, Reads(duration(0, MAX_GRACE_MS), duration_schema(0, MAX_GRACE_MS))] = Field(
-        DEFAULT_GRACE_MS,
-        description="How long the keys (and the signing secret) there are stay good; at most 30 days. Default: 86400.",
-        examples=[86400, "1d"],
-    )
-    revoke_previous: Annotated[bool, Reads(truth, {"type": "boolean", "default": False})] = Field(
-        False, description="Revoke all earlier keys at once, without any grace: a key has leaked.", examples=[False]
-    )
-    rotate_signing_secret: Annotated[bool, Reads(truth, {"type": "boolean", "default": False})] = Field(
-        False, description="Replace the signing secret as well; both sign until the grace is over.", examples=[False]
-    )
-
-
-def token_input(longest_ms: int) -> type[TokenInput]:
-    """`TokenInput` with the operator's longest life."""
-
-    class Limited(TokenInput):
-        ttl: Annotated[int | None, Reads(duration(1_000, longest_ms), duration_schema(1_000, longest_ms))] = Field(
-            None, description="The token's life in seconds; at most, and by default, the operator's.", examples=[900]
-        )
-
-    return Limited
-
-
-class TokenInput(InputModel):
-    """What token to issue. `{}` will do."""
-
-    ttl: Annotated[int | None, Reads(duration(1_000, DAY_MS), duration_schema(1_000, DAY_MS))] = Field(
-        None, description="The token's life in seconds; at most, and by default, the operator's.", examples=[900]
-    )
-    scopes: Annotated[frozenset[Scope] | None, Reads(_scopes, _SCOPE_LIST)] = Field(
-        None, description="What it may do; by default all three.", examples=[["tasks:read"]]
-    )
 
 
 def complete_breaker(base: Mapping[str, Any], given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.audit_trail import SYSTEM_CHAIN, AuditTrail
 from taskcenter.service.business_cache import BusinessCache
 from taskcenter.service.callback_credential_input import check
+from taskcenter.service.credential_input import RotateInput, token_input
 from taskcenter.service.credentials import Issuer, in_force
 from taskcenter.service.paging import decode_cursor, encode_cursor
 from taskcenter.service.principal import TOKEN_SCOPES, Principal, PrincipalKind, Scope
@@ -76,7 +77,7 @@ class Businesses:
 
     def __init__(self, tools: BusinessTools) -> None:
         self._t = tools
-        self._token_input = given.token_input(tools.token_life_ms)
+        self._token_input = token_input(tools.token_life_ms)
 
     # --- reads ------------------------------------------------------------------------------------------------------
 
@@ -194,7 +195,7 @@ class Businesses:
 
     async def rotate(self, principal: Principal, code: str, body: object) -> Rotated:
         """Raises `Conflict('too_many_api_keys')`, `NotFound`."""
-        asked = given.RotateInput.read(body)
+        asked = RotateInput.read(body)
         business = await self.find(principal, code, Scope.BUSINESS_WRITE)
         now = self._t.clock.now_ms()
         earlier = await self._t.store.credentials(business.id)
@@ -203,7 +204,7 @@ class Businesses:
             raise Conflict(
                 "too_many_api_keys", f"{len(valid)} keys are valid; rotate with revoke_previous, or a short grace"
             )
-        key, credential = self._t.issuer.api_key(business.id, now)
+        key, credential = self._t.issuer.api_key(business.id, now, asked.expires_in)
         signing = self._t.issuer.signing_secret(business.id, now) if asked.rotate_signing_secret else None
         until = now if asked.revoke_previous else now + asked.grace_seconds
         entry = audit_entry(principal, business.id, now, "credentials.rotate", f"{code}: new key {key.key_id}")
@@ -223,6 +224,24 @@ class Businesses:
         return Rotated(
             business, key.key_id, key.text, credential.expires_at, None if signing is None else signing.secret, until
         )
+
+    async def revoke(self, principal: Principal, code: str, key_id: str) -> Credential:
+        """End one API key at once; one that was revoked before stays as it is. Raises `NotFound`, `Forbidden`."""
+        business = await self.find(principal, code, Scope.BUSINESS_WRITE)
+        now = self._t.clock.now_ms()
+        entry = audit_entry(principal, business.id, now, "credentials.revoke", f"{code}: key {key_id[:64]}")
+
+        async def revoke() -> Credential | None:
+            try:
+                await self._t.store.revoke(business.id, key_id, now, entry)
+            finally:
+                self._t.credentials.drop(key_id)
+            return await self._t.store.credential(key_id)
+
+        key = await self._t.writes.call(revoke) if key_id.isascii() else None
+        if key is None or key.business_id != business.id:
+            raise NotFound("no such API key")
+        return key
 
     async def issue_token(self, principal: Principal, code: str, body: object) -> IssuedToken:
         """Only for an API key of the business. Raises `Forbidden`, `NotFound`, `StoreUnavailable`."""

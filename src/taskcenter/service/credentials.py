@@ -30,10 +30,10 @@ class Issuer:
     hasher: KeyHasher
     random_bytes: RandomBytes
 
-    def api_key(self, business_id: int, now: int) -> tuple[ApiKey, Credential]:
+    def api_key(self, business_id: int, now: int, life_ms: int = KEY_LIFE_MS) -> tuple[ApiKey, Credential]:
         """A key for its owner, and what is kept of it."""
         key = api_keys.generate(self.random_bytes)
-        return key, Credential(key.key_id, business_id, self.hasher.hash(key), now, now + KEY_LIFE_MS)
+        return key, Credential(key.key_id, business_id, self.hasher.hash(key), now, now + life_ms)
 
     def signing_secret(self, business_id: int, now: int) -> SigningSecret:
         """As Standard Webhooks has it: `whsec_` and 24 to 64 bytes in base 64."""

@@ -151,6 +151,16 @@ class SqlBusinessStore:
 
         await self._database.write(work)
 
+    async def revoke(self, business_id: int, key_id: str, now: int, audit: NewAuditEntry) -> bool:
+        async def work(connection: Connection) -> bool:
+            if not await connection.execute(sql.REVOKE_CREDENTIAL, (now, business_id, key_id)):
+                return False
+            await connection.execute(sql.MARK_CHANGED, (now, business_id, now))
+            await append_audit(connection, [audit])
+            return True
+
+        return await self._database.write(work)
+
     async def signing_secrets(self, business_id: int, now: int) -> list[SigningSecret]:
         return [open_secret(row, self._vault) for row in await self._all(sql.SECRETS, (business_id, now))]
 

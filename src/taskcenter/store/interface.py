@@ -78,6 +78,9 @@ class BusinessStore(Protocol):
     ) -> None:
         """Add a key; end the older ones at `previous_valid_until` (or revoke them now); likewise the signing secret."""
 
+    async def revoke(self, business_id: int, key_id: str, now: int, audit: NewAuditEntry) -> bool:
+        """End one key of the business at once. False: there is no such key that is not revoked."""
+
     async def touch_credentials(self, last_used: Mapping[str, int]) -> None: ...
 
     async def rehash(self, key_id: str, kept: bytes, new: bytes) -> None:

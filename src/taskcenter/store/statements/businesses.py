@@ -57,6 +57,9 @@ END_CREDENTIALS: Final = (
 REVOKE_CREDENTIALS: Final = (
     "UPDATE credentials SET revoked_at = ? WHERE business_id = ? AND key_id <> ? AND revoked_at IS NULL"
 )
+REVOKE_CREDENTIAL: Final = (
+    "UPDATE credentials SET revoked_at = ? WHERE business_id = ? AND key_id = ? AND revoked_at IS NULL"
+)
 # the same key under another hash, unless somebody was faster
 REHASH: Final = "UPDATE credentials SET secret_hash = ? WHERE key_id = ? AND secret_hash = ?"
 _USE: Final = batch(id=WORD, at=NUMBER)
