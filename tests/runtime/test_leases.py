@@ -11,7 +11,7 @@ from tests.actors.scripted import answered, answering
 from tests.runtime.engine_kit import CODES, NOW, TTL_S, Cluster, cluster
 from tests.store.store_kit import database_of
 
-from taskcenter.runtime.leases import MARGIN_S, MOVED_AT_ONCE
+from taskcenter.runtime.leases import LOOK_S, MARGIN_S, MOVED_AT_ONCE
 from taskcenter.store.connection import Connection
 from taskcenter.store.statements import leases as lease_sql
 from taskcenter.task import SHARDS, Status
@@ -69,6 +69,26 @@ async def test_a_shard_that_is_given_away_lets_its_callbacks_end_first(autojump_
         await trio.sleep(60)
         assert sizes(the) == [128, 128]
         assert {call.sender for call in the.receivers.calls} == {"one"}
+
+
+async def test_a_slow_callback_keeps_no_other_shard_between_two_owners(autojump_clock: object) -> None:
+    async with cluster("one", codes=CODES) as the:
+        the.receivers.mood = answering(answered(), after_s=20)
+        slow = await the.create(1, CODES[0])
+        await the.receivers.wait_for(1)
+        the.receivers.mood = answering(answered())
+        await the.join("two")
+        quick = []
+        for _ in range(40):  # all the time that shards are moved
+            quick += [task for code in CODES[1:] for task in await the.create(1, code)]
+            await trio.sleep(0.5)
+        await the.settled(quick + slow)
+        await trio.sleep(1)
+        assert sizes(the) == [128, 128]
+        late = [call.at - int(call.headers["x-taskcenter-due"]) for call in the.receivers.calls]
+        assert max(late) < 1000 * LOOK_S + 300, "a look, and the reading of what is due"
+        senders = {call.sender for call in the.receivers.calls}
+        assert senders == {"one", "two"}, "some were moved"
 
 
 async def test_without_heartbeats_sends_stop_before_the_lease_is_over(autojump_clock: object) -> None:

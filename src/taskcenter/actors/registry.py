@@ -110,6 +110,10 @@ class ActorRegistry:
         for business_id, early in self._early.items():
             self._early[business_id] = deque(ref for ref in early if ref.shard not in shards)
 
+    def busy(self, shards: frozenset[int]) -> frozenset[int]:
+        """Those of the shards for which something is on its way."""
+        return shards & {actor.business.shard for actor in self._actors.values() if actor.in_flight}
+
     async def settle(self, shards: frozenset[int]) -> None:
         """Return when nothing of these shards is on its way; they must have been dropped before."""
         for actor in list(self._actors.values()):

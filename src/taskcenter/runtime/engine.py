@@ -116,6 +116,7 @@ class Engine:
             metrics=parts.metrics,
             gained=self._gained,
             lost=self._lost,
+            busy=self._busy,
             settled=self._settled,
             recovered=self._recovered,
         )
@@ -223,6 +224,9 @@ class Engine:
     def _observed(self, instances: Sequence[Instance], leases: Sequence[ShardLease]) -> None:
         if self._parts.link is not None:
             self._parts.link.learn(instances, leases, self.instance_id)
+
+    def _busy(self, shards: frozenset[int]) -> frozenset[int]:
+        return self._registry.busy(shards)
 
     async def _settled(self, shards: frozenset[int]) -> None:
         await self._registry.settle(shards)

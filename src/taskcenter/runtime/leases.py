@@ -8,7 +8,9 @@ is claimed or sent.
 
 Invariants. `term_of(shard)` is None unless this instance holds the shard and its own clock says that nobody can have
 taken it. A shard is announced (`gained`) only after what its former owner left running was recovered. A shard is
-given up only after it was withdrawn (`lost`), so nothing new starts for it here.
+given up only after it was withdrawn (`lost`), so nothing new starts for it here. Each is let go as soon as its own
+callbacks have ended, and who waits for shards looks often: between two owners a shard's tasks wait a fraction of a
+second, not a beat.
 
 Failure. A heartbeat that fails is repeated at the next beat; when the deadline passes sends stop by themselves, and
 go on with the first heartbeat that succeeds, for nobody took the shards meanwhile. A heartbeat that finds its row
@@ -19,6 +21,7 @@ by our monotonic clock is declared dead even if the store's clock was set back.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -38,6 +41,7 @@ from taskcenter.task import SHARDS
 MARGIN_S: Final = 1.5
 STALL_MARGIN_S: Final = 2.0
 MOVED_AT_ONCE: Final = 32  # shards given up in one round of balancing
+LOOK_S: Final = 0.25  # between two looks for shards that others are giving up in my favour
 RECOVER_PAGE: Final = 500
 SETTLE_S: Final = 35.0  # a callback's time-out at most, and its record
 
@@ -66,6 +70,7 @@ class LeaseKeeper:
         metrics: Metrics,
         gained: Callable[[frozenset[int]], None],
         lost: Callable[[frozenset[int]], None],
+        busy: Callable[[frozenset[int]], frozenset[int]],
         settled: Callable[[frozenset[int]], Awaitable[None]],
         recovered: Callable[[list[Task]], None],
     ) -> None:
@@ -80,6 +85,7 @@ class LeaseKeeper:
         self._metrics = metrics
         self._gained = gained
         self._lost = lost
+        self._busy = busy
         self._settled = settled
         self._recovered = recovered
         self._terms: dict[int, int] = {}
@@ -125,18 +131,21 @@ class LeaseKeeper:
     async def _beat_for_ever(self, giving: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         started = False
         while True:
-            began = trio.current_time()
+            next_at = trio.current_time() + self._ttl_s / 4
             try:
                 await self._beat()
                 await self._reap()
-                await self._balance(giving)
+                expecting = await self._balance(giving)
                 if not started:
                     started = True
                     task_status.started()
+                while expecting and trio.current_time() + LOOK_S < next_at:
+                    await trio.sleep(LOOK_S)
+                    expecting = await self._balance(giving)
             except StoreUnavailable as error:
                 self._log.warning("heartbeat failed", error=str(error), valid_for_s=self.statistics().valid_for_s)
             self._metrics.shards_owned.set(len(self._terms))
-            await trio.sleep_until(began + self._ttl_s / 4)
+            await trio.sleep_until(next_at)
 
     async def retire(self) -> None:
         """Give everything up at once: a clean end, so that the next owner need not wait. Raises `StoreUnavailable`."""
@@ -192,8 +201,11 @@ class LeaseKeeper:
             self._last_seen.pop(dead, None)
             self._log.warning("instance declared dead", instance=dead)
 
-    async def _balance(self, giving: trio.Nursery) -> None:
-        """Take up to my share of what is free or orphaned; give up a few when I hold more than it."""
+    async def _balance(self, giving: trio.Nursery) -> bool:
+        """Take up to my share of what is free or orphaned; give up a few when I hold more than it.
+
+        Whether others hold more than their share while I hold less: they will let go of some at any moment.
+        """
         instances = await self._store.instances()
         leases = await self._store.shards()
         self._observed(instances, leases)
@@ -210,9 +222,22 @@ class LeaseKeeper:
         room = share - len(self._terms)
         if room > 0 and free:
             await self._take(free[:room], orphaned)
-        elif room < 0 and len(alive) > 1 and not self._leaving:
-            self._leaving = frozenset(sorted(self._terms)[room:][:MOVED_AT_ONCE])
-            giving.start_soon(self._give, self._leaving)
+        elif len(alive) > 1:
+            self._give_up(len(self._terms) - len(self._leaving) - share, giving)
+        held = Counter(lease.owner for lease in leases if lease.owner in alive and lease.owner != self.instance_id)
+        return len(self._terms) < share and any(count > share for count in held.values())
+
+    def _give_up(self, surplus: int, giving: trio.Nursery) -> None:
+        """Begin to give up so many, a few at a time; each that has callbacks on their way waits for its own alone."""
+        at_once = min(surplus, MOVED_AT_ONCE - len(self._leaving))
+        if at_once <= 0:
+            return
+        chosen = frozenset(sorted(self._terms.keys() - self._leaving)[-surplus:][:at_once])
+        self._leaving |= chosen
+        self._lost(chosen)
+        busy = self._busy(chosen)
+        for shards in (chosen - busy, *(frozenset({shard}) for shard in sorted(busy))):
+            giving.start_soon(self._give, {shard: self._terms[shard] for shard in shards})
 
     async def _check(self, leases_of: dict[int, tuple[str | None, int]]) -> None:
         """Drop what the store says is not ours any more."""
@@ -251,10 +276,9 @@ class LeaseKeeper:
         now = self._now_ms()
         return await self._engine_store.recover(terms, now, RECOVER_PAGE, finish=finish_of(now))
 
-    async def _give(self, shards: frozenset[int]) -> None:
-        """Nothing new starts; what is on its way ends, within a callback's longest time; then the rows are let go."""
-        terms = {shard: self._terms[shard] for shard in shards}
-        self._lost(shards)
+    async def _give(self, terms: dict[int, int]) -> None:
+        """What is on its way for shards that are lost ends, within a callback's longest time; then their rows go."""
+        shards = frozenset(terms)
         with trio.move_on_after(SETTLE_S):
             await self._settled(shards)
         try:
