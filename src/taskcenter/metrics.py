@@ -69,6 +69,7 @@ class Metrics:
             by,
         )
         self.alerts = self._counter("alerts", "Alerts fired.", ("rule",))
+        self.creates_shed = self._counter("creates_shed", "Creates refused because the service was overloaded.")
         self.claims_refused = self._counter("claims_refused", "Claims that lost a race: cancelled, changed or moved.")
         self.peer_datagrams = self._counter(
             "peer_datagrams",

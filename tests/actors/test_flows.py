@@ -33,6 +33,7 @@ from taskcenter.actors.flows import GRAINS, Flow, Flows, FlowWindow
 from taskcenter.clock import Clock
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
+from taskcenter.queueing import StandingQueue
 from taskcenter.runtime.engine import Engine, EngineParts
 from taskcenter.store.migrate import up
 from taskcenter.store.sql_store import SqlStore
@@ -165,8 +166,8 @@ async def world(tmp_path: Path) -> AsyncIterator[World]:
             EngineParts(
                 store=store, clock=clock, rng=rng, ids=IdSource(rng), metrics=Metrics(), tracer=AttemptTracer(rng),
                 load_business=store.businesses.get_by_id, new_client=lambda _: sends, alert=lambda rule, text: None,
-                identity="", link=None, lease_ttl_s=10, max_in_flight=1000, backlog_pace=1.0,
-                business_memory=64 << 20,
+                identity="", link=None, lease_ttl_s=10, max_in_flight=1000, store_waits=StandingQueue(100),
+                backlog_pace=1.0, business_memory=64 << 20,
             )
         )  # fmt: skip
         async with trio.open_nursery() as nursery:

@@ -23,6 +23,7 @@ from taskcenter.config import split_address
 from taskcenter.errors import StoreUnavailable
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
+from taskcenter.queueing import StandingQueue
 from taskcenter.runtime.engine import Engine, EngineParts
 from taskcenter.runtime.peer_link import PeerLink
 from taskcenter.store.records import Business, Execution, Task
@@ -126,6 +127,7 @@ class Cluster:
             new_client=lambda of: ScriptedClient(self.receivers, of, name),
             alert=lambda rule, text: self.alerts.append((rule, text)),
             identity=identity, link=link, lease_ttl_s=TTL_S, max_in_flight=500,
+            store_waits=StandingQueue(100),
             backlog_pace=1.0, business_memory=64 << 20,
         )  # fmt: skip
         instance = self.instances[name] = Instance(name, Engine(parts), metrics, line, link)

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from taskcenter.http.server import ApiServer
 
 SLICE: Final = 64 * 1024  # what is read at once, and what must be sent within send_timeout_s
+IMPATIENCE_S: Final = 0.5  # a client told to come back in a second is not read from before: refusing costs too
 FRESH_AT_DRAIN_S: Final = 0.5  # a client that was just accepted may still send its request
 _NETWORK: Final = (OSError, trio.BrokenResourceError, trio.ClosedResourceError)
 
@@ -160,6 +161,11 @@ class Connection(Below):
     async def _feed(self, data: bytes) -> bool:
         """Bytes for the protocol. False: the client is gone, as a send found out meanwhile."""
         if self.phase in (Phase.FRESH, Phase.IDLE):
+            if (refusal := self._server.shed(data)) is not None:
+                self._enter(Phase.IDLE, trio.current_time() + self.settings.keep_alive_s)
+                await self._send(refusal)
+                await trio.sleep(IMPATIENCE_S)
+                return not self._mute
             self._begin_head()
         await self._protocol.handle(RawData(data=data))
         return not self._mute or self.phase is Phase.LINGER

@@ -75,6 +75,7 @@ class ServerMeter:
         self.connections_cap = 0
         self.connections_total = 0
         self.requests_total = 0
+        self.requests_open = 0  # handed to the app and not yet answered
         self.cut_slow = 0
         self.cut_nonreading = 0
         self.cut_idle = 0

@@ -110,6 +110,8 @@ class ApiStream(HTTPStream):
             if not self.closed:
                 await self.app_put({"type": "http.request", "body": body, "more_body": False})
         else:
+            if isinstance(event, events.StreamClosed) and not self.closed:
+                self._below.meter.requests_open -= 1
             await super().handle(event)
 
     async def flush(self) -> None:
@@ -239,6 +241,7 @@ class ApiProtocol(H11Protocol):
         stream = ApiStream(self._below, self, self.task_group)
         self.stream = stream
         self._below.meter.requests_total += 1
+        self._below.meter.requests_open += 1
         self.keep_alive_requests += 1
         await stream.handle(
             events.Request(

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import math
 import secrets
 import socket as stdlib_socket
@@ -44,9 +45,11 @@ from hypercorn.typing import ASGIFramework as ASGIApp
 from taskcenter.http.connection import Connection
 from taskcenter.http.limits import ServerMeter, ServerSettings, connection_cap
 from taskcenter.http.listeners import bound_address, open_listeners, tls_context
+from taskcenter.http.shedding import Shedder
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _LISTENER_GONE: Final = frozenset({errno.EBADF, errno.EINVAL, errno.ENOTSOCK, errno.EOPNOTSUPP, errno.EFAULT})
+ACCEPT_AT_ONCE: Final = 64  # one in each turn of a busy loop would keep a health probe waiting for seconds
 _BACKOFF_S: Final = (0.05, 1.0)  # first and longest pause after an accept for which there were no descriptors
 
 
@@ -57,15 +60,17 @@ async def serve_api(
     shutdown: trio.Event,
     meter: ServerMeter | None = None,
     new_request_id: Callable[[], str] | None = None,
+    shedder: Shedder | None = None,
     task_status: trio.TaskStatus[tuple[str, ...]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve `app` until `shutdown` is set and the requests on their way have ended or `grace_s` has passed.
 
     `task_status.started` gets the bound addresses (`host:port`, `[v6]:port`), in the order of `settings.bind`, when all
     of them listen. `meter` counts, and holds the fault hook. `new_request_id` names refusals whose request has no id.
+    `shedder` refuses creates while the service is overloaded.
     Raises `ConfigError` if an address cannot be bound or the TLS files are no good.
     """
-    server = ApiServer(app, settings, meter or ServerMeter(), new_request_id or _random_id)
+    server = ApiServer(app, settings, meter or ServerMeter(), new_request_id or _random_id, shedder)
     await server.serve(shutdown, task_status)
 
 
@@ -77,11 +82,17 @@ class ApiServer:
     """One run of the server. Its sets of connections are changed by the connections' own tasks, through its methods."""
 
     def __init__(
-        self, app: ASGIApp, settings: ServerSettings, meter: ServerMeter, new_request_id: Callable[[], str]
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        meter: ServerMeter,
+        new_request_id: Callable[[], str],
+        shedder: Shedder | None = None,
     ) -> None:
         self.settings = settings
         self.meter = meter
         self.new_request_id = new_request_id
+        self._shedder = shedder
         self.asgi = ASGIWrapper(app)
         self.hypercorn = _hypercorn_config(settings)
         self.context = WorkerContext(None)
@@ -131,13 +142,20 @@ class ApiServer:
                 continue  # else: the client is gone already, accept(2)
             pause_s = _BACKOFF_S[0]
             self._admit(socket, tls, connections)
+            self._accept_the_queue([listener], tls, connections, ACCEPT_AT_ONCE)
 
     def _accept_the_queue(
-        self, listeners: list[stdlib_socket.socket], tls: ssl.SSLContext | None, connections: trio.Nursery
+        self,
+        listeners: list[stdlib_socket.socket],
+        tls: ssl.SSLContext | None,
+        connections: trio.Nursery,
+        most: int | None = None,
     ) -> None:
-        """Take in, without waiting, who already has a connection in the kernel's queue."""
+        """Take in, without waiting, who already has a connection in the kernel's queue; at most `most` of each."""
         for listener in listeners:
-            while len(self._open) < self._cap:
+            for _ in itertools.count() if most is None else range(most):
+                if len(self._open) >= self._cap:
+                    break
                 try:
                     socket, _ = listener.accept()
                 except OSError:
@@ -186,7 +204,14 @@ class ApiServer:
         oldest.cut()
         return math.inf
 
-    # --- what connections tell -----------------------------------------------------------------------------------
+    # --- what connections ask and tell ---------------------------------------------------------------------------
+
+    def shed(self, data: bytes) -> bytes | None:
+        """The refusal of what a connection at rest received, or None: serve it."""
+        if self._shedder is None or self.context.terminated.is_set():
+            return None
+        refusal = self._shedder.answer(data, self.settings, self.meter)
+        return None if refusal is None else refusal(self.new_request_id())
 
     def idle(self, connection: Connection) -> None:
         """`connection` waits for its next request."""

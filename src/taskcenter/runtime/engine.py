@@ -24,6 +24,7 @@ from taskcenter.clock import Clock
 from taskcenter.errors import StoreUnavailable
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
+from taskcenter.queueing import StandingQueue
 from taskcenter.runtime.leases import LeaseKeeper
 from taskcenter.runtime.load import LoadGauge
 from taskcenter.runtime.peer_link import Ears, PeerLink
@@ -59,6 +60,7 @@ class EngineParts:
     link: PeerLink | None  # None: alone on its store
     lease_ttl_s: float
     max_in_flight: int
+    store_waits: StandingQueue  # noted by the store: how long work waited for a connection
     backlog_pace: float  # times a business's rate limit
     business_memory: int  # bytes
 
@@ -71,7 +73,7 @@ class Engine:
         self._clock = parts.clock
         self._log = log.get("engine")
         self._gate = FairGate(parts.max_in_flight)
-        self._load = LoadGauge()
+        self._load = LoadGauge(parts.store_waits)
         self._draining = False
         self._once_loaded = False  # readiness is won once: a takeover later on does not turn traffic away
         self._claims: Committer[ClaimRequest, Task | None] = Committer(

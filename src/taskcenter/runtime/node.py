@@ -35,8 +35,10 @@ from taskcenter.http.app import build_app
 from taskcenter.http.limits import ServerMeter, ServerSettings
 from taskcenter.http.listeners import check_listeners
 from taskcenter.http.server import serve_api
+from taskcenter.http.shedding import Shedder
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
+from taskcenter.queueing import StandingQueue
 from taskcenter.runtime.alerts import Alerts
 from taskcenter.runtime.egress_settings import egress_policy
 from taskcenter.runtime.engine import Engine, EngineParts
@@ -45,6 +47,7 @@ from taskcenter.runtime.gauges import TaskGauges
 from taskcenter.runtime.housekeeping import Housekeeping
 from taskcenter.runtime.identity import own_identity
 from taskcenter.runtime.keyring import load_keys
+from taskcenter.runtime.load import STORE_TARGET_MS
 from taskcenter.runtime.peer_link import PeerLink
 from taskcenter.service.services import Services
 from taskcenter.store.records import Business
@@ -87,10 +90,11 @@ async def run_node(
     url = parse_database_url(settings.database_url.get_secret_value())
     keys = load_keys(settings, url)
     metrics = Metrics()
-    store = open_store(url, Vault(keys), pool_size=settings.db_pool_size, metrics=metrics)
+    waits = StandingQueue(STORE_TARGET_MS)
+    store = open_store(url, Vault(keys), pool_size=settings.db_pool_size, metrics=metrics, waits=waits)
     try:
         await store.open()
-        node = Node(settings, store, keys, metrics, reuse_port=reuse_port)
+        node = Node(settings, store, keys, metrics, waits, reuse_port=reuse_port)
         return await node.run(ready)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
@@ -143,6 +147,7 @@ class Node:
         store: SqlStore,
         keys: tuple[tuple[str, bytes], ...],
         metrics: Metrics,
+        waits: StandingQueue,
         *,
         reuse_port: bool,
     ) -> None:
@@ -177,6 +182,7 @@ class Node:
                 link=None if alone else PeerLink(settings.peer_address, keys, identity, self._clock, metrics),
                 lease_ttl_s=settings.lease_ttl,
                 max_in_flight=settings.max_in_flight,
+                store_waits=waits,
                 backlog_pace=settings.backlog_pace,
                 business_memory=settings.business_memory,
             )
@@ -228,6 +234,7 @@ class Node:
             _server_settings(settings, reuse_port=self._reuse_port),
             shutdown=self._shutdown,
             meter=meter,
+            shedder=Shedder(self._services.tasks.creation.overloaded, self._metrics.creates_shed.inc),
             task_status=task_status,
         )
 

@@ -5,8 +5,9 @@ most 256 creates, and hands it to the store as one transaction; while that runs 
 group held more than one create, the next waits 2 ms for company; a lone client waits for nothing but its own commit.
 
 Invariants. A create is in one group at a time. A handler is answered after the commit of its group, never before. At
-most `MAX_WAITING` creates wait; one more is refused (`Overloaded`). A handler that goes away leaves its create in the
-group: it may be committed, and the client that repeats it is told so.
+most `MAX_WAITING` creates wait; one more is refused (`Overloaded`), and so is one that would join a standing queue
+(`queueing`): when the store slows, callers are told to come back before all of them wait. A handler that goes away
+leaves its create in the group: it may be committed, and the client that repeats it is told so.
 
 On failure. `StoreUnavailable`: all of the group are refused. `CommitUnknown`: the same rows, with the same ids, are
 sent once more; rows with these very ids that are there already count as created. Any other error is
@@ -24,6 +25,7 @@ import trio
 
 from taskcenter import log
 from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
+from taskcenter.queueing import StandingQueue
 from taskcenter.service.shielded import Slot
 from taskcenter.service.task_tools import TaskTools
 from taskcenter.store.records import Created, CreateResult, NewAuditEntry, NewTask, Task
@@ -32,6 +34,7 @@ from taskcenter.values import value_class
 MAX_GROUP: Final = 256
 MAX_WAITING: Final = 4096
 GATHER_S: Final = 0.002
+TARGET_MS: Final = 100.0  # a create waits this long, in a queue that stands, before the next ones are refused
 
 _log = log.get("creator")
 
@@ -48,6 +51,7 @@ class Create:
 @value_class(frozen=True, slots=True)
 class _Waiting:
     create: Create
+    since_ms: float
     slot: Slot[CreateResult] = field(default_factory=Slot)
 
 
@@ -59,6 +63,7 @@ class Creator:
         self._group_size = tools.metrics.commit_batch_size.labels("create")
         self._duration = tools.metrics.commit_duration.labels("create")
         self._queue: deque[_Waiting] = deque()
+        self._waits = StandingQueue(TARGET_MS)
         self._wake = trio.Event()
         self._closing = False
 
@@ -66,12 +71,22 @@ class Creator:
         """What became of it, once that is durable. Raises `Overloaded` and `StoreUnavailable`."""
         if self._closing:
             raise Overloaded("the service is stopping")
-        if len(self._queue) >= MAX_WAITING:
-            raise Overloaded("too many creates are waiting for the store")
-        waiting = _Waiting(create)
+        if (reason := self.overloaded()) is not None:
+            raise Overloaded(reason)
+        waiting = _Waiting(create, trio.current_time() * 1000)
         self._queue.append(waiting)
         self._wake.set()
         return await waiting.slot.result()
+
+    def overloaded(self) -> str | None:
+        """Why one more create is refused, or None."""
+        if len(self._queue) >= MAX_WAITING:
+            return "too many creates are waiting for the store"
+        now_ms = trio.current_time() * 1000
+        oldest_ms = now_ms - self._queue[0].since_ms if self._queue else 0.0
+        if self._waits.refuses(oldest_ms, now_ms):
+            return f"creates are waiting {max(oldest_ms, self._waits.wait_ms):.0f} ms for the store"
+        return None
 
     async def create_many(self, creates: Sequence[Create]) -> list[CreateResult]:
         """All of `creates` in one transaction; then the engine is told. Raises `StoreUnavailable`.
@@ -106,7 +121,7 @@ class Creator:
                 await self._something()
                 if len(group) > 1 and len(self._queue) < MAX_GROUP:
                     await trio.sleep(GATHER_S)
-                group = [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
+                group = self._next_group()
                 await self._commit(group)
         finally:
             self._closing = True
@@ -122,6 +137,12 @@ class Creator:
         while not self._queue and not self._closing:
             self._wake = trio.Event()
             await self._wake.wait()
+
+    def _next_group(self) -> list[_Waiting]:
+        if self._queue:
+            now_ms = trio.current_time() * 1000
+            self._waits.waited(now_ms - self._queue[0].since_ms, now_ms)
+        return [self._queue.popleft() for _ in range(min(len(self._queue), MAX_GROUP))]
 
     async def _commit(self, group: Sequence[_Waiting]) -> None:
         if not group:

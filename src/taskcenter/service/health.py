@@ -6,6 +6,7 @@ unwell already. A check's value is `ok`, `degraded: <why>` or `unavailable: <why
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,8 +30,10 @@ class Health:
 class HealthService:
     """One per process."""
 
-    def __init__(self, engine: Engine, store: MaintenanceStore) -> None:
+    def __init__(self, engine: Engine, store: MaintenanceStore, shedding: Callable[[], str | None]) -> None:
+        """`shedding`: why creates are shed now."""
         self._engine = engine
+        self._shedding = shedding
         self._store = store
         self._pinging = trio.Lock()
         self._pinged_at = -PING_KEPT_S
@@ -44,6 +47,8 @@ class HealthService:
     async def check(self) -> Health:
         """Everything; `unavailable` means: send no traffic here."""
         checks = {"store": await self._store_check(), **self._engine.health()}
+        if (reason := self._shedding()) is not None:
+            checks["load"] = f"degraded: creates are shed: {reason}"
         if self._draining:
             checks["serving"] = "unavailable: draining"
         return Health(_ORDER[max(_rank(value) for value in checks.values())], checks)

@@ -86,12 +86,13 @@ class Services:
         writes = Writes()
         tools = TaskTools(store.tasks, engine, writes, clock, egress.check_url, metrics)
         creator = Creator(tools)
-        tasks = TaskServices(TaskService(tools), TaskCreation(tools, creator, ids), TaskBulk(tools), creator, writes)
+        creation = TaskCreation(tools, creator, ids)
+        tasks = TaskServices(TaskService(tools), creation, TaskBulk(tools), creator, writes)
         access = build_business_services(
             store, engine, clock, settings=settings, metrics=metrics, writes=writes,
             encryption_keys=keys, random_bytes=random_bytes, check_url=egress.check_url,
         )  # fmt: skip
-        health = HealthService(engine, store.maintenance)
+        health = HealthService(engine, store.maintenance, creation.overloaded)
         stats = SystemStats(store.maintenance, store.leases, engine)
         return cls(tasks, access, health, stats, KeyRotation(store.resealing, access.trail, clock))
 

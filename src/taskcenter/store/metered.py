@@ -1,20 +1,27 @@
-"""A database whose failures and connections are counted in the process's metrics."""
+"""A database whose failures are counted in the process's metrics, and the waits for its connections in a queue."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+import trio
 
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
-from taskcenter.store.connection import Database, Dialect, PoolStatistics, StoreFault, T, Work
+from taskcenter.queueing import StandingQueue
+from taskcenter.store.connection import Connection, Database, Dialect, PoolStatistics, StoreFault, T, Work
 
 
 class MeteredDatabase:
     """`Database` around another one; `taskcenter_db_errors_total` counts what its callers had to bear."""
 
-    def __init__(self, inner: Database, metrics: Metrics) -> None:
+    def __init__(self, inner: Database, metrics: Metrics, waits: StandingQueue | None = None) -> None:
+        """`waits`: where it is noted how long each work waited until it had a connection."""
         self._inner = inner
         self._metrics = metrics
+        self._waits = waits
 
     @property
     def dialect(self) -> Dialect:
@@ -32,17 +39,33 @@ class MeteredDatabase:
 
     async def read(self, work: Work[T]) -> T:
         try:
-            return await self._inner.read(work)
+            return await self._timed(self._inner.read, work)
         except StoreUnavailable as error:
             self._count(error)
             raise
 
     async def write(self, work: Work[T], *, attempts: int = 3) -> T:
         try:
-            return await self._inner.write(work, attempts=attempts)
+            return await self._timed(partial(self._inner.write, attempts=attempts), work)
         except StoreUnavailable as error:
             self._count(error)
             raise
+
+    async def _timed(self, run: Callable[[Work[T]], Awaitable[T]], work: Work[T]) -> T:
+        """`run(work)`; notes how long the work waited until it began, repetitions aside."""
+        if self._waits is None:
+            return await run(work)
+        asked_at, begun_at = time.monotonic(), list[float]()
+
+        async def timed(connection: Connection) -> T:
+            begun_at.append(time.monotonic())  # perhaps in a thread, where the loop's clock cannot be read
+            return await work(connection)
+
+        try:
+            return await run(timed)
+        finally:
+            if begun_at:
+                self._waits.waited((begun_at[0] - asked_at) * 1000, trio.current_time() * 1000)
 
     async def lane(self, name: str) -> Database:
         return MeteredDatabase(await self._inner.lane(name), self._metrics)

@@ -7,6 +7,7 @@ from functools import partial
 from random import Random
 
 from taskcenter.metrics import Metrics
+from taskcenter.queueing import StandingQueue
 from taskcenter.store.audit import GENESIS, SYSTEM, SqlAuditStore
 from taskcenter.store.businesses import SqlBusinessStore
 from taskcenter.store.connection import Connection, Database, PoolStatistics, QueryFault
@@ -92,11 +93,13 @@ def open_store(
     lease_clock: Callable[[], int] | None = None,
     rng: Random | None = None,
     metrics: Metrics | None = None,
+    waits: StandingQueue | None = None,
 ) -> SqlStore:
     """A store on this database, still to be opened. Raises ConfigError for a wrong URL or unusable TLS files.
 
     `pool_size` bounds the connections of a server besides the four lanes. `in_loop`, `durable` and `lease_clock` are
-    for SQLite: no thread, no wait for the disk, another clock for leases.
+    for SQLite: no thread, no wait for the disk, another clock for leases. `waits`: where it is noted, beside
+    `metrics`, how long the API's work waited for a connection.
     """
     parsed = parse_database_url(url) if isinstance(url, str) else url
     observe = None if metrics is None else partial(_observe, metrics)
@@ -106,7 +109,7 @@ def open_store(
     else:
         database = SqliteDatabase(parsed.path, in_loop=in_loop, durable=durable, rng=rng, observe=observe)
     if metrics is not None:
-        database = MeteredDatabase(database, metrics)
+        database = MeteredDatabase(database, metrics, waits)
     store = SqlStore(database, vault, lease_clock=lease_clock)
     if metrics is not None:
         metrics.db_pool_size.set_function(lambda: store.statistics().size)

@@ -1,0 +1,73 @@
+"""Creates are refused at the wire while the service is overloaded, for what a refusal costs is taken from useful work.
+
+A create that goes through the framework costs about a millisecond of CPU, and refusing it there most of that: at twice
+the capacity the refusals alone would use the process up. Here a whole request that came in one read is looked at
+before it is parsed, and answered from a few lines: h11 and hypercorn never see it, and the connection stays as it was.
+Whatever is not plainly such a request takes the long way, where the service refuses it as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from taskcenter.http.head import Caller, Head, Refused, check_head
+from taskcenter.http.limits import ServerMeter, ServerSettings
+
+RETRY_AFTER_S: Final = 1
+MOST_OPEN: Final = 128  # what one process answers in less than 200 ms
+_CREATE: Final = (b"POST /api/v1/tasks ", b"POST /api/v1/tasks/batch ")
+_LENGTH: Final = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,8})[ \t]*\r", re.IGNORECASE)
+_NOT_PLAIN: Final = re.compile(rb"\n(?:expect|connection|upgrade):", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Shedder:
+    """`reason`: why creates are shed now, or None; asked for every create, so it must be cheap. `count`: one was.
+
+    Besides, creates are shed while `MOST_OPEN` requests are on their way: a flood would otherwise be inside before any
+    queue is seen to stand.
+    """
+
+    reason: Callable[[], str | None]
+    count: Callable[[], None]
+
+    def answer(self, data: bytes, settings: ServerSettings, meter: ServerMeter) -> Callable[[str], bytes] | None:
+        """To `data`, what a connection at rest has just received: by a request id. None: it is to be served."""
+        if not data.startswith(_CREATE):
+            return None
+        full = f"{meter.requests_open} requests are on their way" if meter.requests_open >= MOST_OPEN else None
+        reason = full or self.reason()
+        if reason is None or not _is_plain(data, settings):
+            return None
+        self.count()
+        meter.refusal("overloaded")
+        return partial(_refusal, reason, Caller.of(data).request_id)
+
+
+def _is_plain(data: bytes, settings: ServerSettings) -> bool:
+    """Whether it is one whole request with nothing special about it, and nothing after it."""
+    end = data.find(b"\r\n\r\n") + 4
+    length = _LENGTH.search(data, 0, end)
+    if end < 4 or length is None or len(data) != end + int(length[1]) or _NOT_PLAIN.search(data, 0, end):
+        return False
+    try:
+        return check_head(data, settings) is Head.PLAIN
+    except Refused:
+        return False  # and is told so the long way
+
+
+def _refusal(reason: str, asked_id: str | None, new_id: str) -> bytes:
+    members = {
+        "type": "about:blank", "title": "The service is busy", "status": 503, "detail": reason, "code": "overloaded",
+    }  # fmt: skip
+    body = json.dumps(members).encode("ascii")
+    head = (
+        b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
+        b"retry-after: %d\r\nx-request-id: %s\r\n\r\n"
+    )
+    return head % (len(body), RETRY_AFTER_S, (asked_id or new_id).encode("ascii")) + body
