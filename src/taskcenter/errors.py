@@ -49,7 +49,7 @@ class InvalidInput(TaskCenterError):
     code = "invalid_request"
 
     def __init__(self, faults: Sequence[FieldFault]) -> None:
-        super().__init__("; ".join(f"{fault.field}: {fault.message}" for fault in faults))
+        super().__init__("; ".join(f"{fault.field}: {fault.message}".removeprefix(": ") for fault in faults))
         self.faults = tuple(faults)
 
 

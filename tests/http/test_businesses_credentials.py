@@ -30,6 +30,15 @@ async def test_several_keys_are_good_until_the_grace_is_over(autojump_clock: Moc
         assert [await here.may(key) for key in (first, second, third)] == [401, 401, 200]
 
 
+async def test_no_body_stands_for_an_empty_one_where_every_field_has_a_default(autojump_clock: MockClock) -> None:
+    async with instance() as here:
+        key = (await here.register())["api_key"]
+        rotated = await here.call("PUT", "/businesses/orders/credentials", key)
+        assert rotated.status == 200 and await here.may(rotated.json["api_key"]) == 200
+        assert (await here.call("POST", "/businesses/orders/tokens", key)).status == 201
+        assert (await here.call("PUT", "/businesses/orders", ADMIN)).status == 415, "but not where it means a change"
+
+
 async def test_the_default_grace_is_a_day_and_a_longer_one_prolongs_nothing(autojump_clock: MockClock) -> None:
     async with instance() as here:
         first = (await here.register())["api_key"]

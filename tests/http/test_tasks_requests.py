@@ -89,7 +89,7 @@ async def test_the_largest_payload(api: Api) -> None:
 
 async def test_every_route_wants_a_credential_but_the_public_ones(api: Api) -> None:
     for route in routes_of(api.app):
-        path = route.path.format(task_id="x", business_id="x", business_code="orders")
+        path = route.path.format(task_id="x", business_id="x", business_code="orders", key_id="x")
         answer = await api.call(route.method, f"/{path}" if not path.startswith("/api/v1") else path[7:], by=None)
         assert route.operation is not None, f"{route.path} is not documented"
         if route.operation.public:

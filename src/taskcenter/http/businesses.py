@@ -106,11 +106,13 @@ def _add_credentials(blueprint: Blueprint, businesses: Businesses) -> None:
         description="Makes a new API key, shown in this answer only. The earlier keys stay good for `grace_seconds`; "
         "tokens issued to a key end with it. In force on every instance within 2 s.",
         body=RotateInput,
+        body_optional=True,
         replies={200: Reply("The new credentials.", m.RotatedView)},
         errors=(409,),
     )
     async def rotate(business_code: str) -> Response:
-        return json_response(m.rotated_fields(await businesses.rotate(principal(), business_code, await json_body())))
+        asked = await json_body(optional=True)
+        return json_response(m.rotated_fields(await businesses.rotate(principal(), business_code, asked)))
 
     @blueprint.delete("/businesses/<business_code>/credentials/<key_id>")
     @describe(
@@ -131,9 +133,9 @@ def _add_credentials(blueprint: Blueprint, businesses: Businesses) -> None:
         description="A JWT that stands in for the API key that asks for it, for a while and with fewer rights. Issued "
         "to an API key only; it ends with that key.",
         body=TokenInput,
+        body_optional=True,
         replies={201: Reply("The token.", m.TokenView)},
     )
     async def issue_token(business_code: str) -> Response:
-        return json_response(
-            m.token_fields(await businesses.issue_token(principal(), business_code, await json_body())), 201
-        )
+        asked = await json_body(optional=True)
+        return json_response(m.token_fields(await businesses.issue_token(principal(), business_code, asked)), 201)

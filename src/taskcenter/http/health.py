@@ -83,7 +83,13 @@ def health_blueprint(health: HealthService, registry: CollectorRegistry, *, metr
         description="Prometheus text, or OpenMetrics if `Accept` asks for it.",
         public=metrics_for_all,
         admin=not metrics_for_all,
-        replies={200: Reply("All metrics of this process.", media_type="text/plain")},
+        replies={
+            200: Reply(
+                "All metrics of this process.",
+                media_type="text/plain",
+                other_media_type="application/openmetrics-text",
+            )
+        },
     )
     async def metrics() -> Response:
         if not metrics_for_all:

@@ -40,6 +40,7 @@ class Reply:
     description: str
     model: type[BaseModel] | None = None
     media_type: str = "application/json"
+    other_media_type: str | None = None  # what else it may be, if `Accept` asks for it
     headers: tuple[str, ...] = ()  # names out of `HEADERS`
 
 
@@ -57,6 +58,7 @@ class Operation:
     headers: tuple[str, ...] = ()  # request headers, out of `HEADERS`
     public: bool = False  # needs no credential
     admin: bool = False  # needs the admin token
+    body_optional: bool = False  # none is as good as `{}`
 
     def all_errors(self, method: str) -> list[int]:
         """Every error status the call can answer with. (404 and 422 also for what X-TaskCenter-Business says.)"""
@@ -82,9 +84,12 @@ def describe(
     headers: tuple[str, ...] = (),
     public: bool = False,
     admin: bool = False,
+    body_optional: bool = False,
 ) -> Callable[[Handler], Handler]:
     """Put the document's words beside the handler. Without them a route is neither public nor documented."""
-    operation = Operation(summary, tag, replies, description, body, query, errors, headers, public, admin)
+    operation = Operation(
+        summary, tag, replies, description, body, query, errors, headers, public, admin, body_optional
+    )
 
     def mark(handler: Handler) -> Handler:
         setattr(handler, _ATTRIBUTE, operation)
@@ -180,7 +185,10 @@ def _operation(route: Route) -> dict[str, Any]:
         described["parameters"] = parameters
     if operation.body is not None:
         schema = {"$ref": _REF.format(model=operation.body.__name__)}
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+        described["requestBody"] = {
+            "required": not operation.body_optional,
+            "content": {"application/json": {"schema": schema}},
+        }
     if operation.public:
         described["security"] = []
     elif operation.admin:
@@ -195,7 +203,8 @@ def _reply(reply: Reply, operation: Operation) -> dict[str, Any]:
         "description": reply.description,
         "headers": {name: HEADERS[name].as_header() for name in names},
     }
-    described["content"] = {reply.media_type: {"schema": schema or {"type": "string"}}}
+    media_types = filter(None, (reply.media_type, reply.other_media_type))
+    described["content"] = {media_type: {"schema": schema or {"type": "string"}} for media_type in media_types}
     return described
 
 

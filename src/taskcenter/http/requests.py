@@ -62,14 +62,19 @@ def principal() -> Principal:
     return known
 
 
-async def json_body(limit: int = MAX_BODY) -> Any:
-    """The parsed body. Raises 415, 413 and `MalformedJson`."""
-    _check_media_type()
+async def json_body(limit: int = MAX_BODY, *, optional: bool = False) -> Any:
+    """The parsed body; `{}` where it is `optional` and there is none. Raises 415, 413 and `MalformedJson`."""
+    if not optional:
+        _check_media_type()
     if request.content_length is not None and request.content_length > limit:
         raise RequestEntityTooLarge(f"The body is larger than {limit} bytes.")
     body = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     if len(body) > limit:
         raise RequestEntityTooLarge(f"The body is larger than {limit} bytes.")
+    if optional:
+        if not body:
+            return {}
+        _check_media_type()
     if len(body) > PARSE_APART:
         return await trio.to_thread.run_sync(parse, body, limiter=current_app.extensions[PARSERS])
     return parse(body)
