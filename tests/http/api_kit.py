@@ -219,6 +219,19 @@ class Api:
         )
         return claimed
 
+    async def take_over(self) -> list[Task]:
+        """The instance that owned the shards is lost, another takes over: what it left running, as it is now."""
+        if not self._terms:
+            return []
+        heir = f"heir-{max(self._terms.values())}"
+        for shard in await self.store.leases.shards():
+            if shard.owner is not None:
+                await self.store.leases.retire(shard.owner)
+                break
+        await self.store.leases.register(heir, address=None, host_identity="", ttl_ms=600_000)
+        self._terms = await self.store.leases.acquire(heir, range(SHARDS))
+        return await self.store.engine.recover(self._terms, self.clock.now_ms(), 1000)
+
     async def attempt(
         self, task_id: str, *, status: Status, at: int | None = None, by: str = "orders", **execution: Any
     ) -> None:

@@ -1,0 +1,128 @@
+"""What the contract says becomes of a task, without store, engine or clock: the model of the life machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from taskcenter.actors.exchange import Answered, Exchange, Faulted
+from taskcenter.store.records import Task
+
+QUOTA: Final = 4
+WAITING: Final = {"pending", "retrying"}
+ACTIVE: Final = {*WAITING, "running"}
+RETRY_S: Final = 60
+EVERY_S: Final = 3600
+MAX_RUNS: Final = 2
+MOST_DEFERRALS: Final = 20
+MOST_INTERRUPTIONS: Final = 3
+
+
+def answered(status: int, body: bytes = b"", **headers: str) -> Answered:
+    given = tuple((name.replace("_", "-"), value) for name, value in headers.items())
+    return Answered(status, given, body, len(body), reused=False)
+
+
+# what came back → (what it means, how the history calls it)
+ANSWERS: Final[dict[str, tuple[Exchange, str, str]]] = {
+    "200": (answered(200), "success", "success"),
+    "500": (answered(500), "failure", "http_error"),
+    "action retry": (answered(200, b'{"action": "retry"}'), "failure", "retry"),
+    "timeout": (Faulted("timeout", "no answer", sent=True), "failure", "timeout"),
+    "429": (answered(429, retry_after="60"), "deferral", "deferred"),
+    "action stop": (answered(200, b'{"action": "stop"}'), "stop", "stop"),
+    "410": (answered(410), "stop", "stop"),
+}
+
+
+@dataclass
+class Model:
+    """One task. `due` is in ms; None when only the service knows it (due at the moment of a call)."""
+
+    id: str
+    body: dict[str, Any]
+    due: int | None
+    retries: int
+    status: str = "pending"
+    reason: str | None = None
+    version: int = 1
+    run: int = 1
+    runs: int = 0
+    retry: int = 0
+    deferrals: int = 0
+    interruptions: int = 0
+    attempts: int = 0
+    anchor: int = 0
+    history: dict[int, str] = field(default_factory=dict)  # number → how the attempt ended
+    sent: Task | None = None  # claimed, with no end recorded yet
+
+    @property
+    def recurring(self) -> bool:
+        return "schedule" in self.body
+
+    @property
+    def seen(self) -> dict[str, Any]:
+        return {
+            "status": self.status, "finish_reason": self.reason, "version": self.version, "run": self.run,
+            "runs": self.runs, "current_retry": self.retry, "max_retries": self.retries, "attempts": self.attempts,
+        }  # fmt: skip
+
+    def changed(self) -> None:
+        self.version += 1
+
+    def cancelled(self) -> None:
+        self._ended("cancelled", "cancelled")
+
+    def claimed(self, task: Task) -> None:
+        self.sent = task
+        self.status, self.attempts, self.due = "running", self.attempts + 1, None
+        self.changed()
+
+    def again(self) -> None:
+        """Delivered again."""
+        self.status, self.reason, self.due = "pending", None, None
+        self.run, self.retry, self.deferrals, self.interruptions = self.run + 1, 0, 0, 0
+        self.changed()
+
+    def interrupted(self) -> None:
+        """Its sender was lost."""
+        self.history[self.attempts] = "interrupted"
+        self.interruptions += 1
+        if self.interruptions == MOST_INTERRUPTIONS:
+            self._ended("failed", "crash_suspect")
+        else:
+            self.status, self.due = "retrying", None
+            self.changed()
+
+    def over(self, meaning: str, scheduled_at: int, ended_at: int) -> None:
+        """An attempt ended, at the moment it was sent; a deferral too many is a failure."""
+        self.interruptions = 0
+        if meaning == "deferral" and self.deferrals < MOST_DEFERRALS:
+            self.deferrals += 1
+            self._waits("retrying", ended_at + RETRY_S * 1000)
+        elif meaning == "stop":
+            self._ended("stopped", "receiver_stopped")
+        elif meaning != "success" and self.retry < self.retries:
+            self.retry += 1
+            self._waits("retrying", ended_at + RETRY_S * 1000)
+        elif not self.recurring:
+            self._ended(*(("succeeded", None) if meaning == "success" else ("failed", "retries_exhausted")))
+        else:
+            self._run_over(meaning, max(scheduled_at, ended_at))
+
+    def _run_over(self, meaning: str, at: int) -> None:
+        self.runs += 1
+        if self.runs >= MAX_RUNS:
+            good = meaning == "success"
+            self._ended(*(("succeeded", "schedule_ended") if good else ("failed", "retries_exhausted")))
+            return
+        self.run, self.retry, self.deferrals = self.run + 1, 0, 0
+        self._waits("pending", self.anchor + ((at - self.anchor) // (EVERY_S * 1000) + 1) * EVERY_S * 1000)
+
+    def _waits(self, status: str, due: int) -> None:
+        self.status, self.due = status, due
+        self.changed()
+
+    def _ended(self, status: str, reason: str | None) -> None:
+        self.status, self.reason, self.due = status, reason, None
+        self.changed()
