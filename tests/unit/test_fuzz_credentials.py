@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from tests.unit.test_tokens import EXTERNAL, GOOD, HEADER, NOW, b64, raw, ring
 
 from taskcenter.actors.message import masked
-from taskcenter.errors import Unauthenticated
+from taskcenter.errors import InvalidInput, Unauthenticated
 from taskcenter.service import api_keys
 from taskcenter.service.authenticator import Presented, credential_of
+from taskcenter.service.business_input import BusinessInput, BusinessUpdate
 from taskcenter.service.callback_credential_input import read_auth, read_tls
+from taskcenter.service.credential_input import RotateInput, TokenInput
 from taskcenter.service.fields import InsideFault
 from taskcenter.service.header_input import read_headers
 from taskcenter.service.tokens import Claims, check_times, read_header, read_scopes
@@ -36,13 +38,13 @@ def judged(token: str) -> Claims | str:
         return error.reason
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.text(max_size=200) | st.builds(".".join, st.lists(st.binary(max_size=40).map(b64), min_size=1, max_size=5)))
 def test_no_text_is_a_token(text: str) -> None:
     assert isinstance(judged(text), str)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.dictionaries(st.sampled_from([*HEADER, "jku", "crit", "x"]), JSON),
     st.dictionaries(st.sampled_from([*GOOD, "x"]), JSON),
@@ -74,7 +76,7 @@ def test_times_and_scopes_of_any_kind(one: Any, other: Any) -> None:
             assert error.reason.startswith("token_")
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.text(max_size=120))
 def test_no_text_is_a_key_but_a_key(text: str) -> None:
     for candidate in (text, f"tc_live_{text}", f"tc_live_aaaaaaaaaaaaaaaa_{text}"):
@@ -82,7 +84,7 @@ def test_no_text_is_a_key_but_a_key(text: str) -> None:
         assert key is None or key.text == candidate
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.lists(HEADER_TEXT, max_size=3), st.lists(HEADER_TEXT, max_size=3))
 def test_any_headers_are_one_credential_or_a_refusal(authorization: list[str], keys: list[str]) -> None:
     for values in (authorization, [f"Bearer {value}" for value in authorization]):
@@ -93,7 +95,7 @@ def test_any_headers_are_one_credential_or_a_refusal(authorization: list[str], k
         assert text.isascii() and text.isprintable() and " " not in text and 0 < len(text) <= 4096
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(st.dictionaries(HEADER_TEXT, HEADER_TEXT | JSON, max_size=4) | JSON)
 def test_any_headers_for_a_receiver_are_taken_whole_or_refused(value: Any) -> None:
     try:
@@ -104,7 +106,7 @@ def test_any_headers_for_a_receiver_are_taken_whole_or_refused(value: Any) -> No
         assert not set(name + content) & set("\r\n\0") and name.isascii()
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(
     st.dictionaries(
         st.sampled_from(
@@ -138,3 +140,17 @@ def test_any_callback_credential_is_read_or_refused(value: Any) -> None:
 def test_the_tokens_that_these_tests_change_are_good_ones() -> None:
     assert isinstance(judged(raw(HEADER, GOOD)), Claims)
     assert json.loads(json.dumps(GOOD)) == GOOD
+
+
+INPUTS = (BusinessInput, BusinessUpdate, RotateInput, TokenInput)
+NAMES = sorted({name for model in INPUTS for name in model.model_fields})
+
+
+@settings(max_examples=100)
+@given(st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=6), JSON, max_size=4) | JSON)
+def test_any_body_about_a_business_is_read_or_refused(body: Any) -> None:
+    for model in INPUTS:
+        try:
+            model.read(body)
+        except InvalidInput as error:
+            assert error.faults and all(len(fault.field) < 200 for fault in error.faults)
