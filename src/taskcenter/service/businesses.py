@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from taskcenter.clock import Clock
-from taskcenter.errors import Conflict, FieldFault, Forbidden, InvalidInput, NotFound, StoreUnavailable
+from taskcenter.errors import Conflict, Forbidden, NotFound, StoreUnavailable
 from taskcenter.service import business_input as given
 from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.audit_trail import SYSTEM_CHAIN, AuditTrail
@@ -20,7 +20,7 @@ from taskcenter.service.business_cache import BusinessCache
 from taskcenter.service.callback_credential_input import check
 from taskcenter.service.credential_input import RotateInput, token_input
 from taskcenter.service.credentials import Issuer, in_force
-from taskcenter.service.paging import decode_cursor, encode_cursor
+from taskcenter.service.paging import decode_cursor, decode_number, encode_cursor
 from taskcenter.service.principal import TOKEN_SCOPES, Principal, PrincipalKind, Scope
 from taskcenter.service.read_through import ReadThrough
 from taskcenter.service.shielded import Writes
@@ -123,7 +123,7 @@ class Businesses:
 
     async def _audit_page(self, chain: int, cursor: str | None, limit: int) -> tuple[list[AuditEntry], str | None]:
         question = f"audit {chain}"
-        before = None if cursor is None else _number(decode_cursor(cursor, question))
+        before = None if cursor is None else decode_number(cursor, question)
         rows = await self._t.audit.page(chain, before, limit + 1)
         more = len(rows) > limit
         return rows[:limit], encode_cursor(str(rows[limit - 1].seq), question) if more else None
@@ -260,9 +260,3 @@ class Businesses:
         if not await self._t.trail.settle(self._t.trail.add(entry)):
             raise StoreUnavailable("the token was not issued: it cannot be written to the audit trail")
         return self._t.tokens.issue(business.code, principal.key_id, scopes, expires_at, now)
-
-
-def _number(position: str) -> int:
-    if not position.isdigit():
-        raise InvalidInput([FieldFault("cursor", "is not a cursor of ours")])
-    return int(position)

@@ -12,10 +12,10 @@ from functools import partial
 from typing import Final
 
 from taskcenter.actors.finish import finish_of
-from taskcenter.errors import Conflict, FieldFault, InvalidInput
+from taskcenter.errors import Conflict
 from taskcenter.service.audit_entry import audit_entry
 from taskcenter.service.explain import Explanation, explain
-from taskcenter.service.paging import decode_cursor, encode_cursor
+from taskcenter.service.paging import decode_cursor, decode_number, encode_cursor
 from taskcenter.service.principal import Principal, Scope
 from taskcenter.service.task_filter import question_of
 from taskcenter.service.task_input import check_changed, read_update
@@ -67,7 +67,7 @@ class TaskService:
         """A page of the history, newest first, and the cursor of the next."""
         business = principal.require(Scope.TASKS_READ)
         question = f"executions {task_id}"
-        before = None if cursor is None else _number(decode_cursor(cursor, question))
+        before = None if cursor is None else decode_number(cursor, question)
         task = await find(self.tools.store, business, task_id)
         rows = await self.tools.store.executions(business.id, task.id, before, limit + 1)
         more = len(rows) > limit
@@ -199,9 +199,3 @@ class TaskService:
             return False
         last = await self.tools.store.executions(task.business_id, task.id, None, 1)
         return not last or last[0].number < task.sends
-
-
-def _number(position: str) -> int:
-    if not position.isdigit():
-        raise InvalidInput([FieldFault("cursor", "is not a cursor of ours")])
-    return int(position)
