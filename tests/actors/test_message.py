@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from tests.actors.tasks import NOW, TASK_ID, attempt_of, claimed
 
 from taskcenter import __version__
-from taskcenter.actors.message import HIDDEN, body_of, headers_of, masked, rfc3339, webhook_id
+from taskcenter.actors.message import HIDDEN, body_of, headers_of, masked, webhook_id
 from taskcenter.actors.outcome import finish_call
 from taskcenter.actors.signing import SigningSecret
 from taskcenter.store.engine_records import Move
 from taskcenter.store.records import Task, TaskKind
 from taskcenter.task import Status
+from taskcenter.times import format_time
 
 OLD = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 NEW = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
@@ -167,4 +168,4 @@ def test_history_keeps_what_is_no_secret() -> None:
     [(0, "1970-01-01T00:00:00.000Z"), (999, "1970-01-01T00:00:00.999Z"), (NOW + 7, "2027-01-15T08:00:00.007Z")],
 )
 def test_times(ms: int, text: str) -> None:
-    assert rfc3339(ms) == text
+    assert format_time(ms) == text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import trio
 from tests.actors.actor_kit import NOW, changed, world
@@ -211,3 +213,27 @@ async def test_a_change_told_while_the_business_is_being_loaded_is_not_lost(
         await the.settled(*tasks)
         assert the.actor().business.max_concurrent_tasks == 1
         assert the.clients[-1].business.max_concurrent_tasks == 1
+
+
+async def test_what_is_offered_while_the_business_is_being_loaded_is_held_once_in_its_newest_version(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world() as the:
+        load = the.store.businesses.get_by_id
+
+        async def slowly(business_id: int) -> Business | None:
+            await trio.sleep(1)
+            return await load(business_id)
+
+        monkeypatch.setattr(the.registry, "_load", slowly)
+        first, second = [task.ref for task in await the.create(2)]
+        assert first is not None and second is not None
+        older = replace(first, version=first.version - 1)
+        assert not the.registry.holds(first)
+        for ref in (older, first, second, older):  # the sweep and the API tell of the same, in any order
+            assert the.registry.offer(ref) is Offer.ACCEPTED
+        assert the.registry.holds(first) and the.registry.holds(older) and the.registry.holds(second)
+        assert not the.registry.holds(replace(first, version=first.version + 1))
+        await trio.sleep(5)
+        assert len(the.receivers.calls) == 2
+        assert the.count("claims_refused_total") == 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from urllib.parse import quote
 from taskcenter import __version__
 from taskcenter.actors.signing import SigningSecret, sign
 from taskcenter.store.records import Task, TaskKind
+from taskcenter.times import format_time
 
 USER_AGENT: Final = f"TaskCenter/{__version__}"
 BODILESS: Final = frozenset({"GET", "DELETE"})
@@ -21,15 +21,7 @@ MAX_HEADER_PAYLOAD: Final = 4096  # characters: receivers take lines of 8 KiB, s
 HIDDEN: Final = "***"
 _SECRET_HEADER: Final = re.compile(r"(?i)(auth|cookie|token|secret|key|password|signature)")
 _OUR_KEYS: Final = frozenset({"idempotency-key"})
-
-
 _quoted: Final = json.JSONEncoder(ensure_ascii=False).encode
-
-
-def rfc3339(ms: int) -> str:
-    """`2026-01-31T09:30:00.000Z`."""
-    moment = datetime.fromtimestamp(ms / 1000, UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{ms % 1000:03d}Z"
 
 
 def webhook_id(task: Task) -> str:
@@ -47,7 +39,7 @@ def body_of(task: Task) -> bytes:
         f'{{"task_id":"{task.id}","business_code":{json.dumps(task.business_code)},'
         f'"business_id":{_quoted(task.business_unique_id)},"attempt":{task.current_retry + 1},'
         f'"max_attempts":{task.max_retries + 1},"run":{task.run},'
-        f'"scheduled_at":"{rfc3339(task.scheduled_at)}","payload":'
+        f'"scheduled_at":"{format_time(task.scheduled_at)}","payload":'
     )
     return b"%b%b}" % (head.encode(), task.payload)
 
@@ -97,7 +89,7 @@ def _body_fields(task: Task) -> list[tuple[str, str]]:
         ("X-TaskCenter-Business-Code", task.business_code),
         ("X-TaskCenter-Max-Attempts", str(task.max_retries + 1)),
         ("X-TaskCenter-Run", str(task.run)),
-        ("X-TaskCenter-Scheduled-At", rfc3339(task.scheduled_at)),
+        ("X-TaskCenter-Scheduled-At", format_time(task.scheduled_at)),
     ]
     return [*fields, (PAYLOAD_HEADER, header_payload(task.payload))]
 

@@ -8,13 +8,13 @@ from typing import Final
 
 from taskcenter.actors.answers import Decision, Deferred, Stop
 from taskcenter.actors.exchange import Exchange, Faulted
-from taskcenter.actors.message import rfc3339
 from taskcenter.actors.retry import Defer, Finish, GiveUp, RetryAt, next_step
 from taskcenter.actors.targets import check_url
 from taskcenter.schedule import next_due
 from taskcenter.store.engine_records import Move, SendPoint
 from taskcenter.store.records import Execution, ExecutionStatus, NewTask, Task, TaskKind
 from taskcenter.task import TERMINAL, Event, FinishReason, Status, after
+from taskcenter.times import format_time
 
 MAX_ERROR_CHARS: Final = 1000
 FINISH_RETRIES_MS: Final = (60_000, 300_000, 1_800_000)  # when the task itself has no list
@@ -127,7 +127,7 @@ def deadline_passed(task: Task, held_by: str | None) -> str:
     assert task.deadline_at is not None  # the caller looked at it
     why = f" while it waited for {WAITED_FOR.get(held_by, held_by)}" if held_by else ""
     before = f"; before that: {task.last_error}" if task.last_error else ""
-    return f"the deadline {rfc3339(task.deadline_at)} passed{why}{before}"[:MAX_ERROR_CHARS]
+    return f"the deadline {format_time(task.deadline_at)} passed{why}{before}"[:MAX_ERROR_CHARS]
 
 
 def faulted(task: Task, error: str) -> Move:
@@ -203,7 +203,7 @@ def finish_call(task: Task, move: Move, execution: Execution | None, new_id: str
             "run": execution.run,
             "status": execution.status,
             "response_status": execution.response_status,
-            "started_at": rfc3339(execution.started_at),
+            "started_at": format_time(execution.started_at),
             "duration_ms": round(execution.duration_ms, 3),
             "error_message": execution.error_message,
         }

@@ -9,7 +9,6 @@ of the registry itself is the engine's, and ends the process.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -47,7 +46,7 @@ class ActorRegistry:
         self._tools = tools
         self._load = load
         self._actors: dict[int, BusinessActor] = {}
-        self._early: dict[int, deque[TaskRef]] = {}  # offered while the business is being loaded
+        self._early: dict[int, dict[str, TaskRef]] = {}  # by task, offered while the business is being loaded
         self._news: dict[int, Business] = {}  # told while the business is being loaded
         self._scopes: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
@@ -71,11 +70,13 @@ class ActorRegistry:
             return actor.offer(ref)
         early = self._early.get(ref.business_id)
         if early is None:
-            early = self._early[ref.business_id] = deque()
+            early = self._early[ref.business_id] = {}
             self._nursery.start_soon(self._start, ref.business_id)
         if len(early) >= MAX_EARLY:
             return Offer.FULL
-        early.append(ref)
+        known = early.get(ref.task_id)
+        if known is None or known.version <= ref.version:
+            early[ref.task_id] = ref
         return Offer.ACCEPTED
 
     def withdraw(self, task_id: str, business_id: int) -> bool:
@@ -90,10 +91,8 @@ class ActorRegistry:
         actor = self._actors.get(ref.business_id)
         if actor is not None:
             return actor.holds(ref)
-        return any(
-            early.task_id == ref.task_id and early.version >= ref.version
-            for early in self._early.get(ref.business_id, ())
-        )
+        early = self._early.get(ref.business_id, {}).get(ref.task_id)
+        return early is not None and early.version >= ref.version
 
     def business_changed(self, business: Business) -> None:
         actor = self._actors.get(business.id)
@@ -108,7 +107,7 @@ class ActorRegistry:
             if actor.business.shard in shards:
                 actor.forget_waiting()
         for business_id, early in self._early.items():
-            self._early[business_id] = deque(ref for ref in early if ref.shard not in shards)
+            self._early[business_id] = {key: ref for key, ref in early.items() if ref.shard not in shards}
 
     def busy(self, shards: frozenset[int]) -> frozenset[int]:
         """Those of the shards for which something is on its way."""
@@ -136,14 +135,14 @@ class ActorRegistry:
     async def _start(self, business_id: int) -> None:
         """Load the business, then supervise its actor until it is passivated."""
         actor = await self._load_actor(business_id)
-        early = self._early.pop(business_id, deque())
+        early = self._early.pop(business_id, {})
         news = self._news.pop(business_id, None)
         if actor is None or self._draining:
             return
         self._actors[business_id] = actor
         if news is not None and news.version > actor.business.version:
             actor.update(news)
-        for ref in early:
+        for ref in early.values():
             actor.offer(ref)
         with trio.CancelScope() as scope:
             self._scopes[business_id] = scope
