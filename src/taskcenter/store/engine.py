@@ -20,12 +20,12 @@ from typing import Final
 
 from taskcenter import log
 from taskcenter.store import outcomes, recovery
-from taskcenter.store.changes import exactly
+from taskcenter.store.batch_update import Entry, update_batch
 from taskcenter.store.connection import Connection, Database, Param, Row
 from taskcenter.store.engine_records import ClaimRequest, FinishOf, Outcome, Recorded, SendPoint, Settlement
 from taskcenter.store.fence import held
 from taskcenter.store.records import ExecutionStatus, Task
-from taskcenter.store.rows import EXECUTION_STATUSES, open_task, ref_of, to_json
+from taskcenter.store.rows import EXECUTION_STATUSES, open_task, ref_of
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements.text import fetch_in, in_list
 from taskcenter.store.vault import Unsealable, Vault
@@ -122,12 +122,11 @@ class SqlEngineStore:
             elif self._unanswered.get(task.id) == request and _left_by(request, task):
                 ours.append(task)
         claimed = [_claimed(task, asked[task.id].term, now) for task in waiting]
-        if claimed:
-            doc = to_json([
-                {"id": old.id, "version": old.version, "term": new.term, "due": new.scheduled_at, "at": now}
-                for old, new in zip(waiting, claimed, strict=True)
-            ])  # fmt: skip
-            exactly(await connection.execute(sql.CLAIM.on(connection.dialect), (doc,)), len(claimed))
+        entries: list[Entry] = [
+            {"id": old.id, "version": old.version, "term": new.term, "due": new.scheduled_at, "at": now}
+            for old, new in zip(waiting, claimed, strict=True)
+        ]
+        await update_batch(connection, sql.CLAIM, entries)
         began.extend(asked[task.id] for task in (*claimed, *ours))
         return claimed + ours
 

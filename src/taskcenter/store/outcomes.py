@@ -16,11 +16,10 @@ Order of locks: tasks by id, then ledgers by business; settlements take their sh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from taskcenter.store import audit as chains
-from taskcenter.store.changes import exactly
-from taskcenter.store.connection import Connection, Row
+from taskcenter.store.batch_update import update_batch
+from taskcenter.store.connection import Connection, Param, Row
 from taskcenter.store.engine_records import Applied, Move, Outcome, Recorded, Settlement, Stale, Superseded
 from taskcenter.store.fence import held
 from taskcenter.store.finishing import insert_finish
@@ -101,7 +100,7 @@ async def record(connection: Connection, vault: Vault, outcomes: Sequence[Outcom
             attempts.append(outcome.execution)
             if head.kind is TaskKind.CALLBACK:
                 deltas[outcome.business_id].callbacks += 1
-    await _move(connection, sql.RECORD.on(connection.dialect), applied, now)
+    await update_batch(connection, sql.RECORD, [_entry(item, now) for item in applied])
     _note(deltas, applied, heads)
     if attempts:
         rows = [execution_row(attempt, now, vault) for attempt in attempts]
@@ -141,7 +140,7 @@ async def settle(connection: Connection, vault: Vault, settlements: Sequence[Set
         else:
             results.append(Superseded())
     deltas = Deltas()
-    await _move(connection, sql.SETTLE.on(connection.dialect), applied, now)
+    await update_batch(connection, sql.SETTLE, [_entry(item, now) for item in applied])
     _note(deltas, applied, heads)
     await _finish(connection, vault, [settlement.finish for settlement in applied], deltas)
     return results
@@ -195,14 +194,6 @@ async def _known_attempts(connection: Connection, outcomes: Sequence[Outcome]) -
     return {(task_id, number): Attempt(term, EXECUTION_STATUSES[status]) for task_id, number, term, status in rows}
 
 
-async def _move(
-    connection: Connection, statement: str, applied: Sequence[Outcome] | Sequence[Settlement], now: int
-) -> None:
-    if applied:
-        doc = to_json([_entry(item, now) for item in applied])
-        exactly(await connection.execute(statement, (doc,)), len(applied))
-
-
 def _note(deltas: Deltas, applied: Sequence[Outcome] | Sequence[Settlement], heads: dict[str, Head]) -> None:
     """What the moves do to the counters."""
     for item in applied:
@@ -211,9 +202,9 @@ def _note(deltas: Deltas, applied: Sequence[Outcome] | Sequence[Settlement], hea
             deltas[item.business_id].move(head.status, item.move.status)
 
 
-def _entry(item: Outcome | Settlement, now: int) -> dict[str, Any]:
+def _entry(item: Outcome | Settlement, now: int) -> dict[str, Param]:
     move: Move = item.move
-    entry: dict[str, Any] = {
+    entry: dict[str, Param] = {
         "id": item.task_id, "version": item.version, "status": move.status, "current_retry": move.current_retry,
         "deferrals": move.deferrals, "run": move.run, "runs_done": move.runs_done,
         "next_execute_at": move.next_execute_at, "finish_reason": move.finish_reason,

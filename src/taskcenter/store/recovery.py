@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from taskcenter.store.changes import exactly
+from taskcenter.store.batch_update import update_batch
 from taskcenter.store.connection import Connection
 from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.fence import held
@@ -86,14 +86,14 @@ async def recover(
 
 
 async def _write(connection: Connection, vault: Vault, lost: list[Task], after: list[Task], now: int) -> None:
-    doc = to_json([
+    entries = [
         {
             "id": task.id, "version": before.version, "status": task.status, "interruptions": task.interruptions,
             "next_execute_at": task.next_execute_at, "finish_reason": task.finish_reason,
             "last_error": task.last_error, "finished_at": task.finished_at, "at": now,
         }
         for before, task in zip(lost, after, strict=True)
-    ])  # fmt: skip
-    exactly(await connection.execute(sql.RECOVER.on(connection.dialect), (doc,)), len(lost))
+    ]  # fmt: skip
+    await update_batch(connection, sql.RECOVER, entries)
     rows = [execution_row(interrupted(task, now), now, vault) for task in lost]
     await connection.insert_many(sql.INSERT_EXECUTION.on(connection.dialect), rows)

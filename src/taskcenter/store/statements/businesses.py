@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from taskcenter.store.statements.text import NUMBER, WORD, Query, batch, insert, locking
+from taskcenter.store.statements.text import NUMBER, WORD, Query, batch, by_key, insert, locking
 
 COLUMNS: Final = (
     "id", "business_code", "business_name", "shard", "status", "rate_limit", "max_concurrent_tasks", "max_active_tasks",
@@ -96,6 +96,10 @@ COUNT: Final = Query(
     sqlite="UPDATE business_ledger SET "
     + ", ".join(f"{name} = business_ledger.{name} + r.{name}" for name in COUNTERS)
     + f" FROM {_DELTAS.sqlite} WHERE business_ledger.business_id = +r.id",
+)
+# the same, of one
+COUNT_ONE: Final = by_key(
+    f"UPDATE business_ledger SET {', '.join(f'{name} = {name} + ?' for name in COUNTERS)} WHERE business_id = ?"
 )
 # the heads of the audit chains, held until the end of the transaction
 LOCK_CHAINS: Final = locking(

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 from taskcenter.store.statements.tasks import COLUMNS, EXECUTION_COLUMNS
-from taskcenter.store.statements.text import ID, NUMBER, TEXT, WORD, Query, batch, by_key, insert_missing, locking
+from taskcenter.store.statements.text import (
+    ID,
+    NUMBER,
+    TEXT,
+    WORD,
+    BatchUpdate,
+    Query,
+    batch,
+    by_key,
+    insert_missing,
+    locking,
+)
 
 REF_COLUMNS: Final = (
     "id", "business_id", "shard", "next_execute_at", "version", "callback_host", "deadline_at", "flow_key",
@@ -14,6 +28,7 @@ REF_COLUMNS: Final = (
 _REF: Final = ", ".join(REF_COLUMNS)
 _ALL: Final = ", ".join(COLUMNS)
 _WAITING: Final = "tasks.status IN ('pending', 'retrying')"
+_MEMBER: Final = re.compile(r"\br\.(\w+)")  # of the batch
 
 
 def _set(columns: dict[str, str]) -> Query:
@@ -24,12 +39,21 @@ def _set(columns: dict[str, str]) -> Query:
     )
 
 
-def _update(table: Query, columns: dict[str, str], guard: str) -> Query:
-    """An UPDATE of the tasks named in a batch, where `guard` holds; the batch is its only parameter."""
+def _update(
+    table: Query, columns: dict[str, str], guard: str, alike: Mapping[str, str] = MappingProxyType({})
+) -> BatchUpdate:
+    """An UPDATE of the tasks named in a batch, where `guard` holds. `alike`: columns set otherwise in that form."""
     values = _set(columns)
-    return Query(
-        mysql=f"UPDATE {table.mysql} STRAIGHT_JOIN tasks ON tasks.id = r.id {values.mysql} WHERE {guard}",
-        sqlite=f"UPDATE tasks {values.sqlite} FROM {table.sqlite} WHERE tasks.id = +r.id AND {guard}",
+    named = ", ".join(f"{name} = {value}" for name, value in {**columns, **alike}.items())
+    text = f"UPDATE tasks SET {named} WHERE id IN (...) AND {guard}".replace("tasks.", "")
+    return BatchUpdate(
+        each=Query(
+            mysql=f"UPDATE {table.mysql} STRAIGHT_JOIN tasks ON tasks.id = r.id {values.mysql} WHERE {guard}",
+            sqlite=f"UPDATE tasks {values.sqlite} FROM {table.sqlite} WHERE tasks.id = +r.id AND {guard}",
+        ),
+        alike=by_key(_MEMBER.sub("?", text)),
+        before=tuple(_MEMBER.findall(named)),
+        after=tuple(_MEMBER.findall(guard)),
     )
 
 
@@ -70,6 +94,7 @@ CLAIM: Final = _update(
         "next_execute_at": "NULL", "version": "tasks.version + 1", "updated_at": "r.at",
     },
     f"tasks.version = r.version AND {_WAITING}",
+    alike={"scheduled_at": "next_execute_at"},  # which is where the batch has it from; assigned from left to right
 )  # fmt: skip
 
 # --- outcomes and settlements --------------------------------------------------------------------------------------

@@ -36,6 +36,16 @@ class Query:
         return self.mysql if dialect == "mysql" else self.sqlite
 
 
+@dataclass(frozen=True, slots=True)
+class BatchUpdate:
+    """An UPDATE of tasks by what a batch says of each, in two forms that do the same."""
+
+    each: Query  # the batch is a JSON table, its only parameter: rows may differ as they like
+    alike: Query  # for rows of which the batch says the same: they are named in `IN (...)`
+    before: tuple[str, ...]  # the batch's members that are parameters of `alike` before the list
+    after: tuple[str, ...]  # and after it
+
+
 def by_key(text: str, tail: str = "") -> Query:
     """A read or UPDATE of one table by its primary key, locking with `tail` on MySQL.
 
