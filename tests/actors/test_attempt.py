@@ -95,6 +95,45 @@ async def test_a_bug_in_one_attempt_is_recorded_as_its_fault(
         assert the.alerts == []
 
 
+@pytest.mark.parametrize("broken", ["decide", "move_after", "missed_run", "finish_call"])
+async def test_a_bug_in_what_decides_or_records_an_end_leaves_no_row_behind(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    sound = getattr(attempt_module, broken)
+    async with world() as the:
+        [bad] = await the.create(retry_intervals_ms=())
+        good = await the.create(5)
+
+        def faulty(*given: Any, **named: Any) -> Any:
+            of_bad = bad.id in {getattr(one, "id", None) for one in given}
+            if of_bad or (broken == "decide" and not the.receivers.calls[1:]):
+                raise KeyError("secret detail")
+            return sound(*given, **named)
+
+        monkeypatch.setattr(attempt_module, broken, faulty if broken != "decide" else once(faulty, sound))
+        the.tell(bad)
+        [row] = await the.settled(bad, within_s=60)
+        the.tell(*good)
+        assert {one.status for one in await the.settled(*good, within_s=60)} == {Status.SUCCEEDED}
+        assert (row.status, row.finish_reason) == (Status.FAILED, FinishReason.RETRIES_EXHAUSTED)
+        assert row.last_error == "internal fault (KeyError)"
+        [execution] = await the.history(bad)
+        assert execution.error_message == "internal fault (KeyError)"
+        assert the.gate.statistics().taken == 0
+        assert the.actor().admission.memory.used == 0
+
+
+def once(faulty: Any, sound: Any) -> Any:
+    """`faulty` the first time."""
+    calls: list[int] = []
+
+    def either(*given: Any, **named: Any) -> Any:
+        calls.append(1)
+        return (faulty if len(calls) == 1 else sound)(*given, **named)
+
+    return either
+
+
 async def test_a_newer_version_that_comes_while_an_attempt_is_on_its_way_is_not_lost(autojump_clock: object) -> None:
     async with world() as the:
 

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from taskcenter.actors.breaker import JITTER, Breaker, BreakerSettings, BreakerState, Ticket, Transition
+from taskcenter.actors.breaker import (
+    GRAINS,
+    JITTER,
+    Breaker,
+    BreakerSettings,
+    BreakerState,
+    CallWindow,
+    Ticket,
+    Transition,
+)
+from taskcenter.actors.breakers import MAX_BREAKERS, Breakers
 
 
 def no_jitter() -> float:
@@ -100,6 +111,30 @@ def test_switched_off_it_admits_everything() -> None:
     for _ in range(5):
         call(breaker, 0, ok=False)
     assert breaker.state is BreakerState.CLOSED
+
+
+def test_the_window_of_the_failure_rate_costs_the_same_whatever_the_traffic() -> None:
+    window = CallWindow(60)
+    for number in range(20_000):
+        window.add(number * 7, failed=number % 4 == 0)
+    assert len(window) <= GRAINS + 1
+    assert window.count == pytest.approx(60_000 / 7, rel=2 / GRAINS)
+    assert window.failed == pytest.approx(window.count / 4, rel=0.01)
+
+
+def test_a_businesss_breakers_are_bounded_and_those_that_say_something_stay() -> None:
+    breakers = Breakers(BreakerSettings(failure_threshold=1), no_jitter)
+    for number in range(20):
+        call(breakers.of(f"dead-{number}"), number, ok=False)
+    for number in range(5_000):
+        call(breakers.of(f"well-{number}"), 100, ok=True)
+        breakers.of("often")
+    assert len(list(breakers)) <= MAX_BREAKERS
+    assert [host for host, _ in breakers.unwell] == [f"dead-{number}" for number in range(20)]
+    assert breakers.closed_since is None
+    for number in range(5_000):
+        call(breakers.of(f"ill-{number}"), 200, ok=False)
+    assert len(list(breakers)) <= MAX_BREAKERS, "even if all are open"
 
 
 class BreakerMachine(RuleBasedStateMachine):

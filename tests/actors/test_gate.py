@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import random
+import heapq
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from taskcenter.actors.gate import FairGate
 
@@ -35,22 +36,92 @@ def test_a_declined_reservation_goes_to_the_next() -> None:
     assert gate.take(3, lambda: None)
 
 
-@given(seed=st.integers(0, 10_000), capacity=st.integers(1, 6), businesses=st.integers(1, 6))
-def test_the_cap_holds_and_every_business_with_work_gets_its_turns(seed: int, capacity: int, businesses: int) -> None:
-    rng = random.Random(seed)
-    gate = FairGate(capacity)
-    flying: list[int] = []
-    served = dict.fromkeys(range(businesses), 0)
-    woken: set[int] = set(range(businesses))
-    for _ in range(300):
-        for business in sorted(woken, key=lambda _: rng.random()):
-            while gate.take(business, lambda business=business: woken.add(business)):  # type: ignore[misc]  # the loop's value is bound on purpose
-                woken.discard(business)
-                flying.append(business)
-                served[business] += 1
+class FairGateMachine(RuleBasedStateMachine):
+    """Businesses with any amount of work, slow receivers, ends in any order: the cap holds, no slot idles while anybody
+    waits, and whoever waits has its turn before anybody has a second one.
+    """
+
+    CAPACITY, BUSINESSES = 4, 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = FairGate(self.CAPACITY)
+        self.work = dict.fromkeys(range(self.BUSINESSES), 0)
+        self.flying: list[int] = []
+        self.woken: set[int] = set()
+        self.passed: dict[int, dict[int, int]] = {}  # who waits → how often each other started since
+
+    def _round(self, business: int) -> None:
+        """A round of the business's actor: start what the gate lets start, then say that nothing is left, or wait."""
+        self.woken.discard(business)
+        while self.work[business]:
+            if not self.gate.take(business, lambda: self.woken.add(business)):
+                self.passed.setdefault(business, dict.fromkeys(self.work, 0))
+                return
+            self.work[business] -= 1
+            self.flying.append(business)
+            self.passed.pop(business, None)
+            for waiting, others in self.passed.items():
+                if waiting not in self.woken:  # else a place is kept for it, and it has only to take it
+                    others[business] += 1
+        self.gate.decline(business)
+        self.passed.pop(business, None)
+
+    @rule(business=st.integers(0, BUSINESSES - 1), tasks=st.integers(1, 50))
+    def offer(self, business: int, tasks: int) -> None:
+        self.work[business] += tasks
+        self._round(business)
+
+    @precondition(lambda self: self.flying)
+    @rule(data=st.data())
+    def end(self, data: st.DataObject) -> None:
+        self.flying.pop(data.draw(st.integers(0, len(self.flying) - 1)))
+        self.gate.release()
+
+    @precondition(lambda self: self.woken)
+    @rule(data=st.data())
+    def wake(self, data: st.DataObject) -> None:
+        self._round(data.draw(st.sampled_from(sorted(self.woken))))
+
+    @rule(business=st.integers(0, BUSINESSES - 1))
+    def give_up(self, business: int) -> None:
+        """Paused, or over its rate: it has work and may not start it."""
+        self.work[business] = 0
+        self._round(business)
+
+    @invariant()
+    def the_cap_holds(self) -> None:
+        assert len(self.flying) == self.gate.statistics().taken <= self.CAPACITY
+
+    @invariant()
+    def nobody_starves(self) -> None:
+        for others in self.passed.values():
+            assert max(others.values()) <= 2, "by the one kept for it before, and by its next turn"
+
+    @invariant()
+    def no_slot_idles(self) -> None:
+        if self.gate.statistics().waiting:
+            assert len(self.flying) + len(self.woken) >= self.CAPACITY
+
+
+FairGateMachine.TestCase.settings = settings(max_examples=40, stateful_step_count=60, deadline=None)
+TestFairGateMachine = FairGateMachine.TestCase
+
+
+@given(takes=st.lists(st.integers(1, 30), min_size=2, max_size=6), capacity=st.integers(1, 6))
+@settings(max_examples=40, deadline=None)
+def test_over_hours_each_business_gets_its_turns_whatever_its_receivers_take(takes: list[int], capacity: int) -> None:
+    """Each with endless work, its callbacks taking `takes` s: with every slot that comes free the next one starts."""
+    gate, now, starts = FairGate(capacity), 0, dict.fromkeys(range(len(takes)), 0)
+    ends: list[tuple[int, int]] = []
+    woken = set(starts)
+    while now < 4 * 3600:
+        for business in sorted(woken):
             woken.discard(business)
-        assert len(flying) <= capacity
-        assert gate.statistics().taken == len(flying)
-        flying.pop(rng.randrange(len(flying)))
-        gate.release()
-    assert max(served.values()) - min(served.values()) <= capacity + businesses + 300 // businesses // 5
+            while gate.take(business, lambda business=business: woken.add(business)):  # type: ignore[misc]  # the loop's value is bound on purpose
+                starts[business] += 1
+                heapq.heappush(ends, (now + takes[business], business))
+        if not woken:
+            now, _ = heapq.heappop(ends)
+            gate.release()
+    assert max(starts.values()) - min(starts.values()) <= 2 * capacity + 1

@@ -12,15 +12,18 @@ from tests.store.store_kit import claim, create, execution, move, new_task, outc
 from trio.testing import MockClock
 
 from taskcenter.actors.breaker import BreakerSettings, BreakerState
-from taskcenter.service.engine_port import BusinessView
-from taskcenter.service.stats import infer_breaker
+from taskcenter.service.engine_port import BusinessView, HostBreaker
+from taskcenter.service.stats import infer_breakers
 from taskcenter.store.engine_records import SendPoint
 from taskcenter.store.records import ExecutionStatus
 from taskcenter.task import FinishReason, Status, shard_of
 
 VIEW = BusinessView(
-    in_flight=3, ready=5, mailbox_depth=0, restarts=0, degraded=False, breaker_state="open", breaker_since=START_MS,
-    breaker_cause="5 failures in a row, last: timeout", next_probe_at=START_MS + 30_000, rate_limit_used=12,
+    in_flight=3, ready=5, mailbox_depth=1, restarts=2, degraded=True, closed_since=None, rate_limit_used=12,
+    unwell=(
+        HostBreaker("a.test", "open", START_MS, START_MS + 30_000, "5 failures in a row, last: timeout"),
+        HostBreaker("b.test", "half_open", START_MS, None, "probing"),
+    ),
 )  # fmt: skip
 ENDS = {
     ExecutionStatus.SUCCESS: (Status.SUCCEEDED, None),
@@ -94,10 +97,14 @@ async def test_the_owner_says_what_its_engine_sees(autojump_clock: MockClock) ->
         here.engine.views[business.id] = VIEW
         seen = await stats(here)
         assert seen["in_flight"] == 3 and seen["rate_limit"] == {"limit": 1000, "used_last_minute": 12}
-        assert seen["breaker"] == {
-            "state": "open", "since": "2027-01-15T08:00:00.000Z", "next_probe_at": "2027-01-15T08:00:30.000Z",
-            "cause": "5 failures in a row, last: timeout", "source": "owner",
+        worst = {
+            "host": "a.test", "state": "open", "since": "2027-01-15T08:00:00.000Z",
+            "next_probe_at": "2027-01-15T08:00:30.000Z", "cause": "5 failures in a row, last: timeout",
         }  # fmt: skip
+        other = {"host": "b.test", "state": "half_open", "since": "2027-01-15T08:00:00.000Z", "next_probe_at": None,
+                 "cause": "probing"}  # fmt: skip
+        assert seen["breaker"] == {**worst, "source": "owner", "hosts": [worst, other]}
+        assert seen["actor"] == {"running": True, "waiting": 6, "restarts": 2, "degraded": True}
 
 
 async def test_another_instance_infers_it_from_the_history(autojump_clock: MockClock) -> None:
@@ -151,10 +158,10 @@ BAD, GOOD = ExecutionStatus.CONNECTION_ERROR, ExecutionStatus.SUCCESS
     ids=range(9),
 )
 def test_the_breaker_is_inferred(history: list[SendPoint], state: BreakerState | None) -> None:
-    breaker = infer_breaker(BreakerSettings(), history)
+    breaker = infer_breakers(BreakerSettings(), history).worst
     assert (None if breaker is None else breaker.state) == state
 
 
 def test_a_breaker_that_is_off_never_opens() -> None:
-    breaker = infer_breaker(BreakerSettings(enabled=False), sends(*[BAD] * 50))
+    breaker = infer_breakers(BreakerSettings(enabled=False), sends(*[BAD] * 50)).worst
     assert breaker is not None and breaker.state is BreakerState.CLOSED

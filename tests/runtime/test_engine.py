@@ -262,3 +262,29 @@ async def test_the_rate_limit_holds_over_a_change_of_owner(autojump_clock: objec
         await the.settled(tasks)
         at = [call.at for call in the.receivers.calls]
         assert all(later - earlier > 60_000 for earlier, later in zip(at, at[5:], strict=False))
+
+
+async def test_no_sliding_minute_exceeds_the_limit_though_all_is_due_at_once_and_the_owner_dies_midway(
+    autojump_clock: object,
+) -> None:
+    async with cluster("one", "two", codes=CODES, rate_limit=30) as the:
+        await trio.sleep(30)
+        flow = {"flow_key": "customer", "flow_limit": {"rate": 4, "period": 20}}
+        due_at = the.clock.now_ms() + 1_000
+        tasks = [task for code in CODES for task in await the.create(70, code, due_at=due_at)]
+        flowing = [task for code in CODES for task in await the.create(8, code, due_at=due_at, **flow)]
+        the.receivers.mood = answering(answered(), after_s=0.3)
+        await trio.sleep(1.2)  # every business is amid its first minute's burst
+        assert the.receivers.on_their_way > 0
+        dead = the.owner_of(CODES[0])
+        dead.crash()
+        await the.settled([*tasks, *flowing], within_s=900)
+        flow_ids = {task.id for task in flowing}
+        for code in CODES:
+            calls = [call for call in the.receivers.calls if call.body["business_code"] == code]
+            at = [call.at for call in calls]
+            assert len(at) >= 78
+            assert all(later - earlier > 60_000 for earlier, later in zip(at, at[30:], strict=False)), code
+            of_flow = [call.at for call in calls if call.task_id in flow_ids]
+            assert all(later - earlier > 20_000 for earlier, later in zip(of_flow, of_flow[4:], strict=False)), code
+        assert {call.sender for call in the.receivers.calls} == {"one", "two"}

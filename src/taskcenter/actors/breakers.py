@@ -83,10 +83,15 @@ class Breakers:
         return max(self._by_host.values(), key=lambda breaker: _SEVERITY[breaker.state], default=None)
 
     @property
+    def closed_since(self) -> int | None:
+        """When the last one that had opened closed again, ms; None: none has, or one is not closed."""
+        return max((breaker.since or 0 for breaker in self), default=0) or None if self.all_closed else None
+
+    @property
     def unwell(self) -> list[tuple[str, Breaker]]:
-        """The hosts whose breaker is not closed, the longest in its state first."""
+        """The hosts whose breaker is not closed: open ones first, of these the longest in its state."""
         found = [(host, breaker) for host, breaker in self._by_host.items() if breaker.state is not BreakerState.CLOSED]
-        return sorted(found, key=lambda item: item[1].since or 0)
+        return sorted(found, key=lambda item: (-_SEVERITY[item[1].state], item[1].since or 0))
 
     def __iter__(self) -> Iterator[Breaker]:
         return iter(self._by_host.values())

@@ -11,14 +11,12 @@ from taskcenter.service.business_input import DEFAULT_BREAKER, HOST_LIMITS_EXAMP
 from taskcenter.service.businesses import Registered, Rotated
 from taskcenter.service.tokens import IssuedToken
 from taskcenter.store.records import AuditEntry, Business, BusinessStatus, Credential
-from taskcenter.task import Status
 from taskcenter.times import format_duration, format_time
 
 _AT: Final = "2027-01-31T09:30:00.000Z"
 _KEY_ID: Final = "k7q2m6z9t5r3x8c4"
 _KEY: Final = "tc_live_k7q2m6z9t5r3x8c4_…"
 _SECRET: Final = "whsec_…"  # noqa: S105 - an example without a secret in it
-_LATENCY: Final = {"p50": 41.7, "p95": 180.2, "p99": 420.0}
 
 
 class BusinessView(BaseModel):
@@ -99,69 +97,6 @@ class TokenView(BaseModel):
     expires_at: str = Field(description="From then on it is refused.", examples=[_AT])
     scopes: list[str] = Field(description="What it may do.", examples=[["tasks:read"]])
     token_type: str = Field(description="Always Bearer.", examples=["Bearer"])
-
-
-class CallbacksView(BaseModel):
-    """The callbacks of the 24 hours below."""
-
-    count: int = Field(description="Attempts sent.", examples=[4711])
-    measured: int = Field(description="How many, the newest, the percentiles are of.", examples=[4711])
-    duration_ms: dict[str, float | None] = Field(
-        description="p50, p95, p99 of the time to the end of the answer.", examples=[_LATENCY]
-    )
-    lateness_ms: dict[str, float | None] = Field(
-        description="p50, p95, p99 of start minus due.", examples=[{"p50": 3.2, "p95": 9.8, "p99": 21.0}]
-    )
-
-
-class BreakerStateView(BaseModel):
-    """The worst breaker over the hosts that are called."""
-
-    state: str = Field(description="closed, open or half_open.", examples=["closed"])
-    since: str | None = Field(description="When it came into this state.", examples=[_AT])
-    next_probe_at: str | None = Field(description="When a callback is tried again.", examples=[_AT])
-    cause: str | None = Field(description="Why.", examples=["5 failures in a row, last: timeout"])
-    source: str = Field(description="owner: its own word; history: inferred by another instance.", examples=["owner"])
-
-
-class RateView(BaseModel):
-    """The use of the rate limit."""
-
-    limit: int = Field(description="Callbacks that may start in any 60 seconds.", examples=[1000])
-    used_last_minute: int = Field(description="Callbacks that did.", examples=[12])
-
-
-class HourView(BaseModel):
-    """One hour."""
-
-    hour: str = Field(description="Its begin.", examples=["2027-01-31T09:00:00.000Z"])
-    count: int = Field(description="Attempts sent in it.", examples=[120])
-    success: int = Field(description="Those that succeeded.", examples=[118])
-    failed: int = Field(description="Those that failed.", examples=[2])
-    by_status: dict[str, int] = Field(
-        description="By how they ended, as in an execution's `status`.", examples=[{"success": 118, "timeout": 2}]
-    )
-
-
-class BusinessStatsView(BaseModel):
-    """How a business is doing."""
-
-    business_code: str = Field(description="The business.", examples=["orders"])
-    status: BusinessStatus = Field(description="active, paused or disabled.", examples=["active"])
-    at: str = Field(description="When these figures were read.", examples=[_AT])
-    tasks: dict[Status, int] = Field(
-        description="By status; the ended ones since the business was registered.", examples=[{"succeeded": 4711}]
-    )
-    success_rate: float | None = Field(
-        description="succeeded / (succeeded + failed); null while there is neither.", examples=[0.9987]
-    )
-    active: int = Field(description="Tasks that have not ended.", examples=[130])
-    pending: int = Field(description="Those of them that wait for their time or the next attempt.", examples=[120])
-    in_flight: int = Field(description="Callbacks on their way.", examples=[10])
-    callbacks: CallbacksView = Field(description="Of the hours below.", examples=[])
-    breaker: BreakerStateView = Field(description="Whether callbacks pause.", examples=[])
-    rate_limit: RateView = Field(description="How much of it is used.", examples=[])
-    hours: list[HourView] = Field(description="The last 24, oldest first; the present one is the last.", examples=[[]])
 
 
 class ActorView(BaseModel):

@@ -7,6 +7,7 @@ from typing import Final
 from quart import Blueprint, Response
 
 from taskcenter.http import business_models as m
+from taskcenter.http.business_stats_models import BusinessStatsView
 from taskcenter.http.openapi import Reply, describe
 from taskcenter.http.requests import if_match, json_body, json_response, no_body, principal, query
 from taskcenter.service.business_input import BusinessInput, BusinessUpdate
@@ -92,7 +93,7 @@ def _add_reads(blueprint: Blueprint, businesses: Businesses, stats: BusinessStat
         "How a business is doing",
         tag=TAG,
         description="Tasks by status, the callbacks of the last 24 hours, and what holds them back now.",
-        replies={200: Reply("The statistics.", m.BusinessStatsView)},
+        replies={200: Reply("The statistics.", BusinessStatsView)},
     )
     async def read_stats(business_code: str) -> Response:
         return json_response(await stats.read(principal(), business_code))

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from taskcenter.actors.breaker import BreakerState
 from taskcenter.actors.business import BusinessActor
-from taskcenter.service.engine_port import BusinessView, WaitView
+from taskcenter.service.engine_port import BusinessView, WaitView, host_breaker
 
 
 def business_view(actor: BusinessActor, now_ms: int) -> BusinessView:
-    worst = actor.admission.breakers.worst
     return BusinessView(
-        in_flight=actor.on_their_way,
+        in_flight=len(actor.in_flight),
         ready=len(actor.ready),
         mailbox_depth=len(actor.mailbox),
         restarts=actor.restarts,
         degraded=actor.degraded,
-        breaker_state=BreakerState.CLOSED.value if worst is None else worst.state.value,
-        breaker_since=None if worst is None else worst.since,
-        breaker_cause=None if worst is None else worst.cause,
-        next_probe_at=None if worst is None else worst.next_probe_at,
+        unwell=tuple(host_breaker(host, breaker) for host, breaker in actor.admission.breakers.unwell),
+        closed_since=actor.admission.breakers.closed_since,
         rate_limit_used=actor.admission.limiter.used(now_ms),
     )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from taskcenter.actors.breaker import Breaker
 from taskcenter.store.records import Business
 from taskcenter.task import TaskRef
 
@@ -24,6 +25,21 @@ class WaitView:
 
 
 @dataclass(frozen=True, slots=True)
+class HostBreaker:
+    """The breaker of one destination host; times in ms."""
+
+    host: str
+    state: str  # closed | open | half_open
+    since: int | None
+    next_probe_at: int | None
+    cause: str | None
+
+
+def host_breaker(host: str, breaker: Breaker) -> HostBreaker:
+    return HostBreaker(host, breaker.state.value, breaker.since, breaker.next_probe_at, breaker.cause)
+
+
+@dataclass(frozen=True, slots=True)
 class BusinessView:
     """A business's live state on its owner."""
 
@@ -32,10 +48,8 @@ class BusinessView:
     mailbox_depth: int
     restarts: int
     degraded: bool
-    breaker_state: str  # closed | open | half_open
-    breaker_since: int | None
-    breaker_cause: str | None
-    next_probe_at: int | None
+    unwell: tuple[HostBreaker, ...]  # the breakers that are not closed, the worst first
+    closed_since: int | None  # ms; when all are closed again
     rate_limit_used: int  # callbacks started in the last 60 s
 
 

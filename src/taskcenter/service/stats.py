@@ -8,16 +8,17 @@ way) is known to the owner of the business's shard; any other instance infers it
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import trio
 
-from taskcenter.actors.breaker import Breaker, BreakerSettings, BreakerState
+from taskcenter.actors.breaker import BreakerSettings, BreakerState
 from taskcenter.actors.breakers import Breakers
 from taskcenter.clock import Clock
 from taskcenter.service.businesses import Businesses
-from taskcenter.service.engine_port import Engine
+from taskcenter.service.engine_port import BusinessView, Engine, HostBreaker, host_breaker
 from taskcenter.service.principal import Principal, Scope
 from taskcenter.store.engine_records import SendPoint
 from taskcenter.store.interface import EngineStore, StatsStore, TaskStore
@@ -34,6 +35,7 @@ REUSE_MOST_S: Final = 30.0
 MOST_KEPT: Final = 1_000
 BREAKER_LOOK_BACK_MS: Final = 900_000
 BREAKER_SENDS: Final = 500
+MOST_HOSTS: Final = 100  # unwell hosts shown
 
 FAILED: Final = frozenset({
     ExecutionStatus.RETRY, ExecutionStatus.TIMEOUT, ExecutionStatus.CONNECTION_ERROR, ExecutionStatus.HTTP_ERROR,
@@ -107,40 +109,50 @@ class BusinessStats:
                 "duration_ms": _percentiles(summary.duration_ms),
                 "lateness_ms": _percentiles(summary.lateness_ms),
             },
-            "breaker": await self._breaker(business, now),
+            "breaker": await self._breaker(business, view, now),
+            "actor": {
+                "running": view is not None,
+                "waiting": 0 if view is None else view.ready + view.mailbox_depth,
+                "restarts": 0 if view is None else view.restarts,
+                "degraded": view is not None and view.degraded,
+            },
             "rate_limit": {"limit": business.rate_limit, "used_last_minute": min(used, business.rate_limit)},
             "hours": _hours(summary, since),
         }
 
-    async def _breaker(self, business: Business, now: int) -> dict[str, Any]:
-        view = self._t.engine.business_view(business.id)
+    async def _breaker(self, business: Business, view: BusinessView | None, now: int) -> dict[str, Any]:
         if view is not None:
-            return breaker_fields(
-                view.breaker_state, view.breaker_since, view.next_probe_at, view.breaker_cause, "owner"
-            )
+            return breaker_fields(view.unwell, view.closed_since, "owner")
         sends = await self._t.history.recent_sends(business.id, now - BREAKER_LOOK_BACK_MS, BREAKER_SENDS)
-        worst = infer_breaker(BreakerSettings.of(business.breaker), sends)
-        if worst is None:
-            return breaker_fields(BreakerState.CLOSED.value, None, None, None, "history")
-        return breaker_fields(worst.state.value, worst.since, worst.next_probe_at, worst.cause, "history")
+        breakers = infer_breakers(BreakerSettings.of(business.breaker), sends)
+        return breaker_fields([host_breaker(*one) for one in breakers.unwell], breakers.closed_since, "history")
 
 
-def infer_breaker(settings: BreakerSettings, sends: list[SendPoint]) -> Breaker | None:
-    """The worst breaker over the hosts, had it seen this history; None when no host was called."""
+def infer_breakers(settings: BreakerSettings, sends: list[SendPoint]) -> Breakers:
+    """As they would be, had they seen this history."""
     breakers = Breakers(settings, lambda: 0.0)
     breakers.replay(sends)
-    return breakers.worst
+    return breakers
 
 
-def breaker_fields(
-    state: str, since: int | None, next_probe_at: int | None, cause: str | None, source: str
-) -> dict[str, Any]:
+def breaker_fields(unwell: Sequence[HostBreaker], closed_since: int | None, source: str) -> dict[str, Any]:
+    """The business's own state is that of its worst host."""
+    worst = unwell[0] if unwell else HostBreaker("", BreakerState.CLOSED.value, closed_since, None, None)
     return {
-        "state": state,
-        "since": None if since is None else format_time(since),
-        "next_probe_at": None if next_probe_at is None else format_time(next_probe_at),
-        "cause": cause,
+        **_host_fields(worst),
+        "host": worst.host or None,
         "source": source,
+        "hosts": [_host_fields(one) for one in unwell[:MOST_HOSTS]],
+    }
+
+
+def _host_fields(breaker: HostBreaker) -> dict[str, Any]:
+    return {
+        "host": breaker.host,
+        "state": breaker.state,
+        "since": None if breaker.since is None else format_time(breaker.since),
+        "next_probe_at": None if breaker.next_probe_at is None else format_time(breaker.next_probe_at),
+        "cause": breaker.cause,
     }
 
 
