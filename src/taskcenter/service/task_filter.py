@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Annotated, Any, Final, Self
@@ -78,8 +79,25 @@ def _number_schema(least: int, most: int, default: int) -> dict[str, Any]:
 
 _STATUS_LIST: Final = {"type": "array", "items": {"type": "string", "enum": list(_STATUSES)}}
 _ENDED_LIST: Final = {"type": "array", "items": {"type": "string", "enum": list(_ENDED)}}
-_TIME: Final = Reads(moment, TIME_SCHEMA)
+_BARE_PLUS: Final = re.compile(r" (?=[0-9]{2}:[0-9]{2}$)")
+
+
+def _query_moment(value: Any) -> int:
+    """A + that was not written %2B arrives as a space: before an offset it can mean nothing else."""
+    return moment(_BARE_PLUS.sub("+", value) if type(value) is str else value)
+
+
+_TIME: Final = Reads(_query_moment, TIME_SCHEMA)
+_HOST: Final = Reads(text(1, 255), text_schema(1, 255))
+_TAG: Final = Reads(text(1, MAX_TAG_CHARS), text_schema(1, MAX_TAG_CHARS))
+_OPTIONAL_HOST: Final = Reads(optional(text(1, 255)), or_null(text_schema(1, 255)))
+_OPTIONAL_TAG: Final = Reads(optional(text(1, MAX_TAG_CHARS)), or_null(text_schema(1, MAX_TAG_CHARS)))
 _OPTIONAL_TIME: Final = Reads(optional(moment), or_null(TIME_SCHEMA))
+
+
+def _host(text_: str | None) -> str | None:
+    """As hosts are kept."""
+    return None if text_ is None else text_.lower().removesuffix(".")
 
 
 class PageQuery(InputModel):
@@ -99,12 +117,10 @@ class TaskFilterQuery(InputModel):
     status: Annotated[frozenset[Status] | None, Reads(_statuses(_STATUSES), _STATUS_LIST)] = Field(
         None, description="One or several states, comma separated.", examples=["pending,retrying"]
     )
-    callback_host: Annotated[str | None, Reads(text(1, 255), text_schema(1, 255))] = Field(
+    callback_host: Annotated[str | None, _HOST] = Field(
         None, description="The host of the callback URL, without port.", examples=["example.com"]
     )
-    tag: Annotated[str | None, Reads(text(1, MAX_TAG_CHARS), text_schema(1, MAX_TAG_CHARS))] = Field(
-        None, description="One of the task's tags.", examples=["orders"]
-    )
+    tag: Annotated[str | None, _TAG] = Field(None, description="One of the task's tags.", examples=["orders"])
     created_after: Annotated[int | None, _TIME] = Field(
         None, description="Created at this time or later.", examples=[TIME_EXAMPLE]
     )
@@ -119,10 +135,9 @@ class TaskFilterQuery(InputModel):
     )
 
     def where(self) -> TaskFilter:
-        host = self.callback_host
         return TaskFilter(
             statuses=self.status or frozenset(),
-            callback_host=None if host is None else host.lower().removesuffix("."),
+            callback_host=_host(self.callback_host),
             tag=self.tag,
             created_after=self.created_after,
             created_before=self.created_before,
@@ -166,6 +181,10 @@ class RedeliverInput(InputModel):
     before: Annotated[int | None, _OPTIONAL_TIME] = Field(
         None, description="Finished before this time.", examples=[TIME_EXAMPLE]
     )
+    callback_host: Annotated[str | None, _OPTIONAL_HOST] = Field(
+        None, description="The host of the callback URL, without port.", examples=["example.com"]
+    )
+    tag: Annotated[str | None, _OPTIONAL_TAG] = Field(None, description="One of the task's tags.", examples=["orders"])
     limit: Annotated[
         int, Reads(whole_number(1, MAX_REDELIVER), _number_schema(1, MAX_REDELIVER, DEFAULT_REDELIVER))
     ] = Field(DEFAULT_REDELIVER, description="At most so many tasks, the newest first.", examples=[100])
@@ -175,7 +194,11 @@ class RedeliverInput(InputModel):
 
     def where(self) -> TaskFilter:
         return TaskFilter(
-            statuses=self.status or frozenset({Status.FAILED}), finished_after=self.after, finished_before=self.before
+            statuses=self.status or frozenset({Status.FAILED}),
+            finished_after=self.after,
+            finished_before=self.before,
+            callback_host=_host(self.callback_host),
+            tag=self.tag,
         )
 
 

@@ -23,6 +23,7 @@ from taskcenter.service.json_text import canonical_hash
 from taskcenter.store.records import UNSET, Business, JsonObject, NewTask, Task, TaskChange, Unset
 from taskcenter.times import TIME_EXAMPLE
 
+URL_EXAMPLE: Final = "https://example.com/hooks/order"
 SCHEDULE_ENDED: Final = FieldFault("schedule.end_at", f"lies before the first run, e.g. {TIME_EXAMPLE}")
 
 
@@ -256,5 +257,6 @@ def _check_url(field: str, url: str, check_url: CheckUrl, faults: list[FieldFaul
     try:
         return check_url(url).host
     except ValueError as error:
-        faults.append(FieldFault(field, f"{error}, e.g. https://example.com/hooks/order"))
+        message = str(error)
+        faults.append(FieldFault(field, message if "e.g. " in message else f"{message}, e.g. {URL_EXAMPLE}"))
         return ""
