@@ -21,6 +21,7 @@ from tests.flow.kit import ADMIN_TOKEN, Answer
 from typer.testing import CliRunner
 
 from taskcenter.cli import app
+from taskcenter.cli.doctor import findings
 
 pytestmark = pytest.mark.real_time
 
@@ -34,6 +35,9 @@ class Done:
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("TASKCENTER_")} | settings
+
+
+KEYS = {"TASKCENTER_ENCRYPTION_KEYS": "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}
 
 
 def taskcenter(*arguments: str, **settings: str) -> Done:
@@ -207,9 +211,8 @@ def test_a_wrong_setting_stops_the_start_with_one_line(name: str, value: str) ->
 
 
 def test_the_databases_faults_stop_the_start_with_one_line(tmp_path: Path) -> None:
-    keys = {"TASKCENTER_ENCRYPTION_KEYS": "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="}
     away = "mysql://taskcenter:hush-hush@127.0.0.1:9/taskcenter"
-    done = process(tmp_path, "serve", TASKCENTER_DATABASE_URL=away, **keys)
+    done = process(tmp_path, "serve", TASKCENTER_DATABASE_URL=away, **KEYS)
     one_line(done, 1, "taskcenter:")
     assert "hush-hush" not in done.stderr + done.stdout
     nowhere = taskcenter("serve", TASKCENTER_DATABASE_URL="sqlite:////nowhere/x.db")
@@ -224,11 +227,28 @@ def test_migrate_goes_up_and_down_doctor_tells_and_a_newer_schema_is_refused(tmp
     doctor = taskcenter("doctor", **url)
     for word in ("settings", "database", "keys", "service"):
         assert word in doctor.stdout
+    assert "transit      TLS, or not beyond this machine" in doctor.stdout
     connection = sqlite3.connect(tmp_path / "x.db")
     connection.execute("UPDATE alembic_version SET version_num = '9999'")
     connection.commit()
     connection.close()
     one_line(process(tmp_path, "serve", **url), 3, "newer")
+
+
+def test_doctor_tells_what_leaves_the_machine_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    def told(bind: str, database: str) -> str:
+        settings = {"TASKCENTER_DATABASE_URL": database, "TASKCENTER_BIND": bind, **KEYS}
+        for name, value in settings.items():
+            monkeypatch.setenv(name, value)
+        checks = findings(None)  # each is made when it is asked for: nobody is called here
+        return next(finding.says for finding in checks if finding.check == "transit")
+
+    away = told("0.0.0.0:1,127.0.0.1:1,[::1]:1", "mysql://a:hush-hush@192.0.2.1/x")
+    assert "the API at 0.0.0.0:1" in away and "127.0.0.1" not in away and "::1" not in away
+    assert "192.0.2.1 (ssl-mode=preferred" in away and "hush-hush" not in away
+    safe = "TLS, or not beyond this machine"
+    assert told("127.0.0.1:1", "mysql://a:b@localhost/x") == safe
+    assert told("127.0.0.1:1", "mysql://a:b@192.0.2.1/x?ssl-mode=verify-full") == safe
 
 
 def test_settings_come_from_a_file_too(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated
 
@@ -58,9 +59,29 @@ def findings(config: Path | None) -> Iterator[Finding]:
         return
     yield Finding("settings", "all values are in range")
     yield _keys(settings, database)
+    yield _transit(settings, database)
     yield from _database(settings, database)
     for address in settings.bind:
         yield _reachability(address)
+
+
+def _transit(settings: Settings, database: SqliteUrl | MysqlUrl) -> Finding:
+    """What leaves this machine without TLS, as far as the settings tell. No fault: a proxy may well stand before us."""
+    clear = []
+    if settings.tls_cert is None:
+        clear += [f"the API at {address}" for address in settings.bind if not _is_local(split_address(address)[0])]
+    if isinstance(database, MysqlUrl) and not (_is_local(database.host) or database.ssl_mode.startswith("verify-")):
+        clear.append(f"the database {database.host} (ssl-mode={database.ssl_mode}; safe is verify-full with ssl-ca)")
+    if not clear:
+        return Finding("transit", "TLS, or not beyond this machine")
+    return Finding("transit", f"unless something else protects it, others may read or forge: {', '.join(clear)}")
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _keys(settings: Settings, database: SqliteUrl | MysqlUrl) -> Finding:
