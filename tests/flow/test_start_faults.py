@@ -4,6 +4,7 @@ succeeds.
 
 from __future__ import annotations
 
+import base64
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 from tests.flow.kit import ADMIN_TOKEN, ENCRYPTION_KEYS, business, running
+from tests.servers import PrivateServer
 from tests.store.connection_kit import by_hand
 
 from taskcenter.store import migrate
@@ -149,6 +151,32 @@ async def test_full_disk_at_a_later_start_loses_nothing(tmp_path: Path) -> None:
         assert (await api.ok("GET", f"/tasks/{task['id']}"))["status"] == "pending"
         await api.ok("POST", f"/tasks/{task['id']}/run")
         await receiver.wait_for(1)
+
+
+async def test_keys_that_do_not_open_the_database_are_refused(tmp_path: Path) -> None:
+    url, former = f"sqlite:///{tmp_path / 'a.db'}", ENCRYPTION_KEYS.partition(":")[0]
+    forged = f"{former}:{base64.b64encode(bytes(32)).decode()}"
+    async with running(url, tmp_path) as (service, _), business(service):
+        assert await service.terminate() == 0
+    status, line = await trio.to_thread.run_sync(
+        lambda: serve(tmp_path, TASKCENTER_DATABASE_URL=url, TASKCENTER_ENCRYPTION_KEYS=forged)
+    )
+    assert status == USAGE
+    assert line.startswith("taskcenter: TASKCENTER_ENCRYPTION_KEYS: does not open what this database holds")
+    assert f"is not what was sealed here with key '{former}'" in line
+    assert "e.g. k2:<new>,k1:<former>" in line
+
+
+def test_a_database_whose_certificate_is_not_trusted_is_told_as_that(
+    mysql_server: PrivateServer, tmp_path: Path
+) -> None:
+    url = mysql_server.create_database()
+    try:
+        status, line = serve(tmp_path, TASKCENTER_DATABASE_URL=f"{url}?ssl-mode=verify-full")
+        assert status == REFUSED
+        assert "the database's certificate or encryption is refused" in line
+    finally:
+        mysql_server.drop_database(url)
 
 
 async def test_second_process_on_a_file_is_refused_and_the_first_goes_on(tmp_path: Path) -> None:

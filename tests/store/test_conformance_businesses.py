@@ -19,6 +19,7 @@ from tests.store.unanswered import UnansweredDatabase
 from taskcenter.errors import CommitUnknown, Conflict
 from taskcenter.store.records import Business, BusinessStatus, Counters, Credential, SigningSecret
 from taskcenter.store.sql_store import SqlStore
+from taskcenter.store.vault import Unsealable, Vault
 
 UNTIL = NOW + 86_400_000
 
@@ -41,6 +42,21 @@ async def test_a_business_reads_back_as_it_was_made(bare_store: SqlStore) -> Non
     assert await bare_store.businesses.signing_secrets(BUSINESS, NOW) == [signing_secret("sec-7")]
     (entry,) = await bare_store.audit.page(BUSINESS, None, 9)
     assert (entry.action, entry.seq) == ("business.create", 1)
+
+
+async def test_keys_are_checked_on_a_sample_of_what_they_sealed(bare_store: SqlStore) -> None:
+    database, key = database_of(bare_store), b"k" * 32
+    stranger = SqlStore(database, Vault([("n", key)]))
+    await stranger.businesses.check_keys()  # nothing is sealed yet
+    await make(bare_store, business())
+    await bare_store.businesses.check_keys()
+    with pytest.raises(Unsealable, match="which is not in TASKCENTER_ENCRYPTION_KEYS"):
+        await stranger.businesses.check_keys()
+    await make(stranger, business(BUSINESS + 1, "other"))  # the newest; the oldest is not its own, nor the other way
+    with pytest.raises(Unsealable):
+        await stranger.businesses.check_keys()
+    with pytest.raises(Unsealable):
+        await bare_store.businesses.check_keys()
 
 
 async def test_what_is_not_there(bare_store: SqlStore) -> None:

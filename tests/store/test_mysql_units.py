@@ -7,6 +7,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from taskcenter.errors import CommitUnknown
+from taskcenter.store.admin import privileges
 from taskcenter.store.connection import DuplicateKey, LockConflict, QueryFault, StoreFault, plain
 from taskcenter.store.gate import Gate
 from taskcenter.store.mysql_errors import (
@@ -230,3 +231,25 @@ async def test_a_cancelled_wait_takes_no_place_with_it(given_first: bool) -> Non
         for _ in range(gate.in_use):
             gate.leave()
     assert (gate.in_use, gate.waiting) == (0, 0)
+
+
+GRANTED = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE"})
+EVERYTHING = GRANTED | {"CREATE", "ALTER", "DROP", "INDEX"}
+
+
+@pytest.mark.parametrize(
+    "grants,expected",
+    [
+        (["GRANT USAGE ON *.* TO `t`@`%`"], {"USAGE"}),
+        (["GRANT ALL PRIVILEGES ON *.* TO `t`@`%` WITH GRANT OPTION"], EVERYTHING),
+        (["GRANT SELECT, INSERT, UPDATE, DELETE ON `task_center`.* TO `t`@`%`"], GRANTED),
+        (["GRANT SELECT, INSERT, UPDATE, DELETE ON `task\\_center`.* TO `t`@`%`"], GRANTED),
+        (["GRANT ALL PRIVILEGES ON `task\\_%`.* TO `t`@`localhost`"], EVERYTHING),
+        (["GRANT ALL PRIVILEGES ON `task_%`.* TO `t`@`localhost`"], EVERYTHING),
+        (["GRANT ALL PRIVILEGES ON `task\\%`.* TO `t`@`%`", "GRANT USAGE ON *.* TO `t`@`%`"], {"USAGE"}),
+        (["GRANT ALL PRIVILEGES ON `task`.* TO `t`@`%`", "GRANT SELECT ON `other`.* TO `t`@`%`"], set()),
+        (["GRANT SELECT ON task_center.* TO t", "GRANT INSERT ON *.* TO t"], {"SELECT", "INSERT"}),
+    ],
+)
+def test_grants_may_name_the_database_by_a_pattern(grants: list[str], expected: set[str]) -> None:
+    assert privileges(grants, "task_center") == expected

@@ -54,7 +54,7 @@ from taskcenter.store.records import Business
 from taskcenter.store.revision import check, require_current
 from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.url import SqliteUrl, parse_database_url
-from taskcenter.store.vault import Vault
+from taskcenter.store.vault import Unsealable, Vault
 
 MAX_CONNECTIONS_PER_BUSINESS: Final = 1_000
 CLOSE_TIMEOUT_S: Final = 5.0
@@ -94,6 +94,7 @@ async def run_node(
     store = open_store(url, Vault(keys), pool_size=settings.db_pool_size, metrics=metrics, waits=waits)
     try:
         await store.open()
+        await _check_keys(store)
         node = Node(settings, store, keys, metrics, waits, reuse_port=reuse_port)
         return await node.run(ready)
     finally:
@@ -115,6 +116,17 @@ def _server_settings(settings: Settings, *, reuse_port: bool) -> ServerSettings:
         grace_s=min(settings.shutdown_grace, 10.0),
         max_body_bytes=settings.max_body_bytes,
     )
+
+
+async def _check_keys(store: SqlStore) -> None:
+    """Refuse keys that do not open what the database holds, before anything is written with them."""
+    try:
+        await store.businesses.check_keys()
+    except Unsealable as fault:
+        raise ConfigError(
+            f"TASKCENTER_ENCRYPTION_KEYS: does not open what this database holds ({fault}); restore the former keys,"
+            " from a backup of the .keys file or after the new one, e.g. k2:<new>,k1:<former>"
+        ) from None
 
 
 def _check_tls(settings: TlsSettings) -> None:

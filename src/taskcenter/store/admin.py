@@ -52,17 +52,18 @@ def server_facts(url: MysqlUrl) -> ServerFacts:
     return ServerFacts(
         kind,
         (int(major), int(minor)),
-        _privileges(grants, url.database),
+        privileges(grants, url.database),
         int(flush_log),
         float(clock_s) + float(zone_s),
     )
 
 
-def _privileges(grants: list[str], database: str) -> frozenset[str]:
+def privileges(grants: list[str], database: str) -> frozenset[str]:
+    """What lines of SHOW GRANTS allow on the database, in upper case; a grant may name it by a pattern."""
     found: set[str] = set()
     for grant in grants:
-        match = re.match(r"GRANT (.+?) ON (?:`?([^`.]*)`?|\*)\.", grant)
-        if match and match[2] in (None, "*", "", database, database.replace("_", "\\_")):
+        match = re.match(r"GRANT (.+?) ON (?:`((?:[^`]|``)*)`|([^`.\s]+))\.", grant)
+        if match and (match[3] == "*" or _named(match[2] or match[3]).fullmatch(database)):
             words = {word.strip().upper() for word in match[1].split(",")}
             found |= (
                 {"SELECT", "INSERT", "UPDATE", "DELETE", "CREATE", "ALTER", "DROP", "INDEX"}
@@ -70,6 +71,13 @@ def _privileges(grants: list[str], database: str) -> frozenset[str]:
                 else words
             )
     return frozenset(found)
+
+
+def _named(pattern: str) -> re.Pattern[str]:
+    """Of the database names that a grant's pattern stands for: `%` any text, `_` any character, a backslash before."""
+    words = {"%": ".*", "_": "."}
+    parts = re.findall(r"\\.|.", pattern, re.DOTALL)
+    return re.compile("".join(words.get(part, re.escape(part[-1])) for part in parts), re.DOTALL)
 
 
 def _tls(url: MysqlUrl) -> ssl.SSLContext | None:

@@ -164,6 +164,11 @@ class SqlBusinessStore:
     async def signing_secrets(self, business_id: int, now: int) -> list[SigningSecret]:
         return [open_secret(row, self._vault) for row in await self._all(sql.SECRETS, (business_id, now))]
 
+    async def check_keys(self) -> None:
+        """See `interface.BusinessStore`."""
+        for row in await self._all(sql.OLDEST_AND_NEWEST_SECRET, ()):
+            open_secret(row, self._vault)
+
     async def counters(self, business_id: int) -> Counters:
         row = await self._one(sql.LEDGER, (business_id,))
         return Counters(business_id, *(row or (0,) * len(sql.COUNTERS)))

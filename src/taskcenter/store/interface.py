@@ -86,6 +86,9 @@ class BusinessStore(Protocol):
     async def rehash(self, key_id: str, kept: bytes, new: bytes) -> None:
         """Replace a key's hash, if it is still `kept`: the same secret, hashed with a newer encryption key."""
 
+    async def check_keys(self) -> None:
+        """Open the oldest and the newest signing secret, as a sample of what is sealed. Raises `Unsealable`."""
+
     async def signing_secrets(self, business_id: int, now: int) -> list[SigningSecret]:
         """The secrets in force, newest first."""
 

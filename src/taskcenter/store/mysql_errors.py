@@ -127,12 +127,17 @@ def connect_error(error: BaseException) -> StoreFault:
         errno = error.args[0] if error.args and isinstance(error.args[0], int) else 0
         return refused(errno) if errno else StoreFault("lost", "the database broke off the login")
     if isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, ssl.SSLError | ssl.CertificateError):
-        return StoreFault("tls", f"the database's certificate or encryption is refused ({_reason(error.__cause__)})")
+        return tls_fault(error.__cause__)
     if isinstance(error, socket.gaierror):
         return StoreFault("refused", "the database's host name cannot be resolved")
     if isinstance(error, OSError):
         return StoreFault("refused", f"the database cannot be reached ({error.strerror or type(error).__name__})")
     return StoreFault("lost", f"the database did not speak the MySQL protocol ({type(error).__name__})")
+
+
+def tls_fault(error: ssl.SSLError | ssl.CertificateError) -> StoreFault:
+    """The fault for a handshake that failed."""
+    return StoreFault("tls", f"the database's certificate or encryption is refused ({_reason(error)})")
 
 
 _OTHER_HOST: Final = frozenset({62, 64})  # X509_V_ERR_HOSTNAME_MISMATCH and _IP_ADDRESS_MISMATCH

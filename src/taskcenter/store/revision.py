@@ -7,6 +7,7 @@ Synchronous; from the loop, call it in a thread.
 from __future__ import annotations
 
 import sqlite3
+import ssl
 from contextlib import closing
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -17,7 +18,7 @@ from pymysql.constants import ER
 from taskcenter.errors import ConfigError, SchemaMismatch, StoreUnavailable, TaskCenterError
 from taskcenter.store.connection import StoreFault
 from taskcenter.store.mysql_auth import tls_context
-from taskcenter.store.mysql_errors import refused
+from taskcenter.store.mysql_errors import refused, tls_fault
 from taskcenter.store.sqlite_file import unusable
 from taskcenter.store.url import MysqlUrl, SqliteUrl, parse_database_url
 
@@ -106,6 +107,9 @@ def driver_fault(cause: BaseException | None, url: SqliteUrl | MysqlUrl) -> Task
             if known_fault
             else StoreFault("server", f"the database file cannot be used ({cause.sqlite_errorname})")
         )
+    handshake = getattr(cause, "original_exception", None)  # where PyMySQL keeps what it calls "cannot connect"
+    if isinstance(handshake, ssl.SSLError | ssl.CertificateError):
+        return tls_fault(handshake)
     errno = cause.args[0] if cause is not None and cause.args and isinstance(cause.args[0], int) else 0
     return refused(errno)
 

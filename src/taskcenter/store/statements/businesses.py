@@ -74,6 +74,10 @@ SECRETS: Final = (
     f"SELECT {', '.join(SECRET_COLUMNS)} FROM signing_secrets"
     " WHERE business_id = ? AND (expires_at IS NULL OR expires_at > ?) ORDER BY created_at DESC, id DESC"
 )
+OLDEST_AND_NEWEST_SECRET: Final = (
+    f"SELECT {', '.join(SECRET_COLUMNS)} FROM signing_secrets"
+    " WHERE id IN ((SELECT MIN(id) FROM signing_secrets), (SELECT MAX(id) FROM signing_secrets))"
+)
 # current | in grace → in grace until then at most
 END_SECRETS: Final = (
     "UPDATE signing_secrets SET expires_at = ?"
