@@ -117,6 +117,12 @@ class Settings(BaseSettings):
     api_burst: int = Field(
         200, ge=1, le=1_000_000, description="API requests a business may send at once, per process."
     )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="CIDRs of proxies before the API, whose `X-Forwarded-For` tells the caller's address for audit, "
+        "log and throttling.",
+        examples=["10.0.0.0/8,192.0.2.10/32"],
+    )
     metrics_require_admin: bool = Field(False, description="Ask for the admin token at `/metrics`.")
     max_body_bytes: int = Field(9 * 1024 * 1024, ge=1024, description="Largest request body, a batch included.")
 
@@ -166,7 +172,7 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} is no address that others can send to")
         return value
 
-    @field_validator("allowed_callback_networks", "denied_callback_networks", mode="before")
+    @field_validator("allowed_callback_networks", "denied_callback_networks", "trusted_proxies", mode="before")
     @classmethod
     def _networks(cls, value: Any) -> Any:
         parts = value.split(",") if isinstance(value, str) else value

@@ -239,6 +239,21 @@ async def test_a_flood_of_unknown_keys_costs_the_store_little(autojump_clock: Mo
         assert told["throttled"] == "refused, 459 more within 60 s"
 
 
+async def test_behind_a_trusted_proxy_the_callers_address_counts(autojump_clock: MockClock) -> None:
+    async with instance(trusted_proxies="10.0.0.0/8") as here:
+
+        async def guess(proxy: str, forwarded: str) -> int:
+            return await here.may(unknown_key(1), ip=proxy, headers=[("X-Forwarded-For", forwarded)])
+
+        assert [await guess("10.0.0.1", f"1.1.1.{n}, 198.51.100.7") for n in range(30)] == [401] * 20 + [429] * 10
+        assert await guess("10.0.0.2", "198.51.100.8") == 401, "another caller of the same proxies"
+        assert await guess("10.0.0.2", "198.51.100.7") == 429, "the same one by another proxy"
+        stranger = [await guess("203.0.113.9", f"198.51.100.{n}") for n in range(30)]
+        assert stranger == [401] * 20 + [429] * 10, "who is no proxy cannot choose his address"
+        addresses = {entry["ip"] for entry in await here.audit(None) if entry["action"] == "auth.failure"}
+        assert addresses == {"198.51.100.7", "198.51.100.8", "203.0.113.9"}
+
+
 async def test_no_credential_costs_nothing(autojump_clock: MockClock) -> None:
     async with instance() as here:
         assert {(await here.call("GET", "/tasks", None)).status for _ in range(60)} == {401}

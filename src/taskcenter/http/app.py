@@ -8,7 +8,7 @@ that a route cannot forget to; the error handler turns every exception into a pr
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -21,11 +21,12 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from taskcenter import log
 from taskcenter.clock import Clock
-from taskcenter.config import Settings
+from taskcenter.config import Network, Settings
 from taskcenter.errors import Forbidden, Unauthenticated
 from taskcenter.http.audit import audit_blueprint
 from taskcenter.http.authentication import authenticate_with, rate_limit
 from taskcenter.http.businesses import businesses_blueprint
+from taskcenter.http.client_address import caller_of
 from taskcenter.http.containment import CLIENT_LEFT
 from taskcenter.http.docs_page import docs_blueprint
 from taskcenter.http.health import health_blueprint, stats_blueprint
@@ -77,16 +78,25 @@ class TaskIdConverter(BaseConverter):
 class ApiApp(QuartTrio):
     """Times, names, logs and counts every request."""
 
-    def __init__(self, metrics: Metrics, clock: Clock, settle: Callable[[Principal], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        metrics: Metrics,
+        clock: Clock,
+        settle: Callable[[Principal], Awaitable[None]],
+        trusted_proxies: Sequence[Network],
+    ) -> None:
         """`settle`: returns when what the principal's use left in the audit is durable."""
         super().__init__(__name__, static_folder=None)
         self._settle = settle
+        self._trusted_proxies = trusted_proxies
         self._clock = clock
         self._seconds = metrics.http_request
         self._log = log.get("http")
 
     async def handle_request(self, request: Request) -> Response | WerkzeugResponse:
-        record = begin_record(request.scope, request.headers.get("X-Request-Id"))
+        peer = (request.scope.get("client") or [None])[0]
+        ip = caller_of(peer, request.headers.getlist("X-Forwarded-For"), self._trusted_proxies)
+        record = begin_record(request.scope, request.headers.get("X-Request-Id"), ip)
         began = self._clock.now_ms_exact()
         status = CLIENT_GONE
         try:
@@ -113,7 +123,7 @@ class ApiApp(QuartTrio):
                 business=None if who is None or who.business is None else who.business.code,
                 task_id=record.task_id,
                 code=record.code,
-                ip=(request.scope.get("client") or [None])[0],
+                ip=record.ip,
             )
         response.headers["X-Request-Id"] = record.request_id
         if record.allowance is not None:
@@ -128,7 +138,7 @@ class ApiApp(QuartTrio):
 
 def build_app(services: Services, settings: Settings, metrics: Metrics, clock: Clock) -> QuartTrio:
     """The ASGI app."""
-    app = ApiApp(metrics, clock, services.authenticator.settle)
+    app = ApiApp(metrics, clock, services.authenticator.settle, settings.trusted_proxies)
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
         BODY_TIMEOUT=BODY_TIMEOUT_S,

@@ -19,14 +19,14 @@ def authenticate_with(authenticator: Authenticator) -> Callable[[], Awaitable[Pr
 
     async def authenticate() -> Principal:
         """Who sent the present request. Raises as `Authenticator.authenticate`."""
-        headers = request.headers
+        headers, record = request.headers, request_record()
         return await authenticator.authenticate(
             Presented(
                 authorization=tuple(headers.getlist("Authorization")),
                 api_key=tuple(headers.getlist("X-API-Key")),
                 business=tuple(headers.getlist("X-TaskCenter-Business")),
-                ip=(request.scope.get("client") or [None])[0],
-                request_id=request_record().request_id,
+                ip=record.ip,
+                request_id=record.request_id,
             )
         )
 

@@ -34,6 +34,7 @@ every attempt: delivery is at least once, so recognise a repeat by them. GET and
 are in `X-TaskCenter-Task-Id`, `-Business-Code`, `-Business-Id`, `-Attempt`, `-Max-Attempts`, `-Run`, `-Scheduled-At`
 and `-Payload`. Every callback has `X-TaskCenter-Due` (ms since 1970) and `X-TaskCenter-Term`, which grows when another
 instance takes the task over; `X-TaskCenter-Redelivery: possible-duplicate` follows an attempt whose end is unknown.
+To the hosts that a business's `callback_auth` or `callback_tls` names goes a bearer token or a client certificate, too.
 
 **What the receiver answers.**
 

@@ -37,16 +37,17 @@ class RequestRecord:
     """What is known of a request, for its log line. Lives in the ASGI scope; changed by the request's own task."""
 
     request_id: str
+    ip: str | None = None  # the caller's, as far as it is known
     principal: Principal | None = None
     code: str | None = None  # of the problem that was answered
     task_id: str | None = None
     allowance: Allowance | None = None  # of the caller's request rate, if it has one
 
 
-def begin_record(scope: Any, claimed_id: str | None) -> RequestRecord:
+def begin_record(scope: Any, claimed_id: str | None, ip: str | None) -> RequestRecord:
     """`claimed_id`: the caller's X-Request-Id, which is taken if it is sane."""
     sane = claimed_id is not None and _REQUEST_ID.fullmatch(claimed_id)
-    record = RequestRecord(claimed_id if sane and claimed_id else secrets.token_hex(16))
+    record = RequestRecord(claimed_id if sane and claimed_id else secrets.token_hex(16), ip)
     scope[_RECORD] = record
     return record
 
