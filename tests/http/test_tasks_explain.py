@@ -74,6 +74,8 @@ async def test_a_deadline_that_comes_first(api: Api) -> None:
     task = await api.create(delay=60, deadline=format_time(NOW + 30_000))
     explained = await explain(api, task)
     assert (explained["planned_attempts"], explained["expected_start_at"]) == ([], None)
+    assert explained["waiting_for"] == "deadline"
+    assert explained["summary"].endswith("its deadline comes first, so it will fail.")
     assert format_time(NOW + 30_000) in explained["detail"]
 
 

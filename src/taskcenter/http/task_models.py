@@ -226,9 +226,9 @@ class ExplanationView(BaseModel):
     finish_reason: FinishReason | None = Field(description="Why it ended.", examples=["retries_exhausted"])
     summary: str = Field(description="One sentence.", examples=["Attempt 1 of 4 is due in 42 s; it is not due yet."])
     waiting_for: str | None = Field(
-        description="time, rate_limit, backlog, breaker, host_limit, flow, concurrency, memory, capacity, "
-        "paused, store, in_flight (the receiver's answer), or owner (the instance that runs its shard); null when it "
-        "has ended.",
+        description="time, deadline (it comes before the due time), rate_limit, backlog, breaker, host_limit, flow, "
+        "concurrency, memory, capacity, paused, store, in_flight (the receiver's answer), or owner (the instance that "
+        "runs its shard); null when it has ended.",
         examples=["time"],
     )
     detail: str | None = Field(description="More about it.", examples=["due at 2027-01-31T09:30:00.000Z"])

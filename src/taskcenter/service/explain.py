@@ -34,6 +34,7 @@ _HELD: Final = {
     "in_flight": "its attempt is on its way",
     "owner": "it waits for the instance that runs its shard",
     "time": "it is not due yet",
+    "deadline": "its deadline comes first, so it will fail",
 }
 _ENDS: Final = {
     None: ": the receiver accepted it",
@@ -104,7 +105,7 @@ def _known(task: Task, business: Business, now: int) -> WaitView | None:
     if business.status is not BusinessStatus.ACTIVE:
         return WaitView("paused", None, None, f"the business is {business.status.value}; no callback starts")
     if task.deadline_at is not None and task.deadline_at < max(due_at, now):
-        return WaitView("time", None, None, f"no attempt starts after its deadline {format_time(task.deadline_at)}")
+        return WaitView("deadline", None, None, f"no attempt starts after its deadline {format_time(task.deadline_at)}")
     if due_at > now:
         return WaitView("time", None, due_at, f"due at {format_time(due_at)}")
     return None

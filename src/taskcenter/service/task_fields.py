@@ -81,7 +81,10 @@ FINISH_RULE: Final = (
     "Called once, signed and retried like any callback, when the task ends, with `{task_id, business_id, status, "
     "finish_reason, attempts, last_execution}`."
 )
-DEADLINE_RULE: Final = "No attempt starts after it: a task still waiting then fails with `deadline_passed`."
+DEADLINE_RULE: Final = (
+    "No attempt starts after it: a task that is due and still held back then fails with `deadline_passed`, and so does "
+    "at its due time one that is due later."
+)
 FLOW_KEY_RULE: Final = (
     "What belongs together: a customer, a device, an account. Tasks of the business with the same key share one "
     "`flow_limit`. 1 to 128 printable characters."
