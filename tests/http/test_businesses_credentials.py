@@ -49,6 +49,21 @@ async def test_the_default_grace_is_a_day_and_a_longer_one_prolongs_nothing(auto
         assert ends[first[8:24]] == "2027-01-16T08:00:00.000Z" and len(ends) == 3
 
 
+async def test_a_first_use_is_shown_after_a_second(autojump_clock: MockClock) -> None:
+    async with instance() as here:
+        key = (await here.register())["api_key"]
+        await trio.sleep(10.5)
+        await here.may(key)
+        await trio.sleep(1.1)
+        seen = (await here.call("GET", "/businesses/orders")).json
+        assert seen["last_access_at"] == seen["api_keys"][0]["last_used_at"] == "2027-01-15T08:00:10.500Z"
+        await here.may(key)  # a second use in the same minute waits for the minute's end
+        await trio.sleep(5)
+        assert (await here.call("GET", "/businesses/orders")).json["last_access_at"] == seen["last_access_at"]
+        await trio.sleep(60)
+        assert (await here.call("GET", "/businesses/orders")).json["last_access_at"] > seen["last_access_at"]
+
+
 async def test_revoking_ends_all_earlier_keys_and_their_tokens_at_once(autojump_clock: MockClock) -> None:
     async with instance() as here:
         first = (await here.register())["api_key"]

@@ -1,4 +1,7 @@
-"""When keys and businesses were last used: noted in memory, written once a minute, so that a read costs no write.
+"""When keys and businesses were last used: noted in memory and written in batches, so that a read costs no write.
+
+Everything noted is written once a minute; what was not used in this minute before, a second after its first use, so
+that a new business is not shown as never used.
 
 With them go the hashes of keys that were made with an older encryption key: whoever shows the key lets us make it anew.
 
@@ -16,6 +19,7 @@ from taskcenter.errors import StoreUnavailable
 from taskcenter.store.interface import BusinessStore
 
 WRITE_EVERY_S: Final = 60.0
+GATHER_S: Final = 1.0  # first uses in a minute are written together
 FINAL_WRITE_S: Final = 2.0
 MOST: Final = 50_000
 
@@ -32,8 +36,12 @@ class Usage:
         self._businesses: dict[int, int] = {}  # id → ms
         self._keys: dict[str, int] = {}  # key id → ms
         self._hashes: dict[str, tuple[bytes, bytes]] = {}  # key id → what is kept, what shall be
+        self._seen: set[int | str] = set()  # businesses and keys that were written in this minute
+        self._first_use = trio.Event()
 
     def note(self, business_id: int, key_id: str | None, now: int) -> None:
+        if not self._seen.issuperset((business_id, key_id or business_id)):
+            self._first_use.set()
         if len(self._businesses) < MOST or business_id in self._businesses:
             self._businesses[business_id] = now
         if key_id is not None and (len(self._keys) < MOST or key_id in self._keys):
@@ -44,15 +52,25 @@ class Usage:
             self._hashes[key_id] = (kept, new)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Write once a minute for ever, and a last time when cancelled."""
+        """Write for ever, and a last time when cancelled."""
         task_status.started()
         try:
             while True:
-                await trio.sleep(WRITE_EVERY_S)
+                self._seen.clear()
+                with trio.move_on_after(WRITE_EVERY_S):
+                    await self._write_first_uses()
                 await self.write()
         finally:
             with trio.move_on_after(FINAL_WRITE_S, shield=True):
                 await self.write()
+
+    async def _write_first_uses(self) -> None:
+        while True:
+            await self._first_use.wait()
+            await trio.sleep(GATHER_S)
+            self._first_use = trio.Event()
+            self._seen.update(self._businesses, self._keys)
+            await self.write()
 
     async def write(self) -> None:
         """Write what was noted. What could not be written stays noted; writing twice is harmless."""
