@@ -59,6 +59,7 @@ async def test_each_task_is_called_once_and_a_killed_owner_is_replaced(mariadb_s
         async with business(services[0], "one") as one, business(services[1], "two") as two:
             quiet = await spread(one, receiver.url, 300, 1, 1)
             assert await all_ended(one, quiet) == {"succeeded": 300}
+            await the_quota_is_exact(services)
             assert Counter(call.headers["x-taskcenter-task-id"] for call in receiver.calls) == dict.fromkeys(quiet, 1)
 
             receiver.calls.clear()
@@ -86,6 +87,37 @@ async def test_each_task_is_called_once_and_a_killed_owner_is_replaced(mariadb_s
             }
             assert {task_id for task_id, count in counts.items() if count > 1} <= flagged
             assert all(call.arrived_at >= call.due_at for call in receiver.calls)
+
+
+async def the_quota_is_exact(services: list[Service]) -> None:
+    """Creates at all instances at once, one by one and in batches: never one more than may be active."""
+    async with business(services[0], "full", max_active_tasks=25) as api:
+        apis = [Api(service, api.token) for service in services]
+        seen: Counter[str] = Counter()
+
+        def body(name: str) -> dict[str, object]:
+            return {"business_id": name, "callback_url": "http://127.0.0.1:9/", "delay": 3600}
+
+        async def single(number: int) -> None:
+            answer = await apis[number % len(apis)].call("POST", "/tasks", body(f"s{number}"))
+            assert answer.status_code == 201 or answer.json()["code"] == "quota_exceeded", answer.text
+            assert answer.status_code == 201 or answer.headers["Retry-After"]
+            seen[str(answer.status_code)] += 1
+
+        async def batch(number: int) -> None:
+            items = [body(f"b{number}-{item}") for item in range(10)]
+            for result in (await apis[number].ok("POST", "/tasks/batch", {"tasks": items}))["results"]:
+                seen[str(result["status"])] += 1
+
+        async with trio.open_nursery() as nursery:
+            for number in range(len(apis)):
+                nursery.start_soon(batch, number)
+            for number in range(30):
+                nursery.start_soon(single, number)
+        assert seen == {"201": 25, "429": 30 + 10 * len(apis) - 25}
+        assert (await api.ok("GET", "/businesses/full/stats"))["active"] == 25
+        for one in apis:
+            await one.aclose()
 
 
 async def test_a_rolling_restart_repeats_and_loses_nothing(mysql_server: object, tmp_path: Path) -> None:
