@@ -38,7 +38,7 @@ fix: .venv/dev.stamp ## mend what ruff can mend, and format
 
 bench: .venv/dev.stamp ## measure; BENCH=bench/NAME.py for one of them
 	@sh scripts/prepare-test-servers mariadb mysql nginx
-	@set -e; for bench in $(or $(BENCH),$(filter-out bench/kit.py bench/stores.py,$(sort $(wildcard bench/[a-z]*.py)))); do \
+	@set -e; for bench in $(or $(BENCH),$(filter-out bench/kit.py bench/plot.py bench/stores.py,$(sort $(wildcard bench/[a-z]*.py)))); do \
 		echo "== $$bench"; $(BIN)/python -m "bench.$$(basename "$$bench" .py)" $(BENCH_ARGS); done
 
 docs: .venv/dev.stamp ## write the pages that are made from the code

@@ -2,31 +2,41 @@
 
 A has `--hanging` tasks whose receiver accepts, reads and never answers; they are all on their way at once in the one
 process, which the receiver's own count of open requests proves. B has a steady load meanwhile, and a third caller
-reads and creates through the API. The two runs take turns, `--rounds` times, in one service.
+reads and creates through the API. A pair is two rounds right after each other, one without A and one with, in turns the
+one or the other first, so that whatever else the machine does falls on both. Of each round the percentiles and the
+service's CPU; of all pairs the medians, and of the ratio with/without a bootstrap interval (95 %) over the pairs. The
+±20 % is shown when that interval lies within it, refuted when it lies outside, and else said to be below the noise.
 
-python -m bench.neighbour [--store sqlite|mariadb|mysql|URL] [--hanging 1000] [--rate 100] [--seconds 10] [--rounds 2]
+python -m bench.neighbour [--store sqlite|mariadb|mysql|URL] [--hanging 1000] [--rate 100] [--seconds 8] [--pairs 8]
+                          [--svg bench/neighbour.svg]
 """
 
 from __future__ import annotations
 
 import argparse
+import random
 import re
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import httpx
 import trio
 from bench.kit import Nginx, nginx, percentile
+from bench.plot import Panel, svg
 from bench.stores import database
 from tests.flow.kit import Api, Service, business
 
 HANG_S = 30
 GROUP = 250
+ALLOWED = (0.8, 1.2)
+RESAMPLES = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,24 @@ class Load:
     hanging: int
     rate: int  # of B, callbacks/s
     seconds: int
-    rounds: int
+    pairs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    lateness: list[float]  # ms
+    api: list[float]  # ms
+    cpu: float  # of a core
+    hanging: int
+
+
+QUANTITIES: dict[str, Callable[[Round], float]] = {
+    "B's lateness p50, ms": lambda one: percentile(one.lateness, 0.5),
+    "B's lateness p95, ms": lambda one: percentile(one.lateness, 0.95),
+    "B's lateness p99, ms": lambda one: percentile(one.lateness, 0.99),
+    "API p95, ms": lambda one: percentile(one.api, 0.95),
+    "CPU, of a core": lambda one: one.cpu,
+}
 
 
 class Hanging:
@@ -43,6 +70,7 @@ class Hanging:
     def __init__(self) -> None:
         self.open = self.most = 0
         self.url = ""
+        self._streams: set[trio.SocketStream] = set()
         self._changed = trio.Event()
 
     async def until(self, count: int) -> None:
@@ -50,6 +78,11 @@ class Hanging:
         while self.open != count:
             self._changed = trio.Event()
             await self._changed.wait()
+
+    def let_go(self) -> None:
+        """Close them all: they end as failed attempts."""
+        for stream in self._streams:
+            stream.socket.close()
 
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -63,15 +96,17 @@ class Hanging:
             if not await stream.receive_some(65536):
                 return
             self.open += 1
+            self._streams.add(stream)
             self.most = max(self.most, self.open)
             self._changed.set()
             try:
                 while await stream.receive_some(65536):
                     continue
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 return
             finally:
                 self.open -= 1
+                self._streams.discard(stream)
                 self._changed.set()
 
 
@@ -105,26 +140,16 @@ async def counts(service: Service) -> tuple[int, float]:
     return 0 if flying is None else int(float(flying[1])), float(used[1])
 
 
-def row(name: str, lateness: list[float], api: list[float], hanging: int, cpu: str = "") -> None:
-    late = " ".join(f"{percentile(lateness, share):9.1f}" for share in (0.5, 0.95, 0.99))
-    print(
-        f"{name:<15} {hanging:>8} {len(lateness):>7} {late} {max(lateness):9.1f} {percentile(api, 0.95):12.1f} {cpu:>6}"
-    )
-
-
 class Bench:
-    """The callers, the receivers, and one run after the other."""
+    """The callers, the receivers, and one round after the other."""
 
     def __init__(self, service: Service, receiver: Nginx, bad: Hanging, load: Load) -> None:
         self._service = service
         self._receiver = receiver
         self._bad = bad
         self._load = load
-        self._taken: dict[str, tuple[list[float], list[float]]] = {}
 
-    async def run(self, name: str, mark: str, a: Api, b: Api, c: Api) -> None:
-        """One run, "with A" or "without A"."""
-        hanging = self._load.hanging if name == "with A" else 0
+    async def round(self, mark: str, hanging: int, a: Api, b: Api, c: Api) -> Round:
         if hanging:
             item = {"callback_url": self._bad.url, "timeout": HANG_S}
             await create(a, [{"business_id": f"{mark}-{n}", **item} for n in range(hanging)])
@@ -141,11 +166,10 @@ class Bench:
         await trio.sleep(1)
         late = [at - due_at for at, due_at in self._receiver.arrivals()[before:]]
         assert len(late) == total, f"{len(late)} of {total} arrived"
-        row(name, late, answers, hanging, f"{(used - used_before) / self._load.seconds:.0%}")
-        lateness, api = self._taken.setdefault(name, ([], []))
-        lateness += late
-        api += answers
+        self._bad.let_go()
         await self._bad.until(0)
+        await trio.sleep(1)
+        return Round(late, answers, (used - used_before) / self._load.seconds, hanging)
 
     async def _schedule(self, b: Api, mark: str, total: int) -> float:
         start = time.time() + 1.5 + total / 2000
@@ -156,16 +180,45 @@ class Bench:
         await create(b, items)
         return start
 
-    def sum_up(self) -> None:
-        for name, (lateness, api) in self._taken.items():
-            row(f"all {name}", lateness, api, self._load.hanging if name == "with A" else 0)
-        print(f"most requests that hung at once, by the receiver's count: {self._bad.most}")
+
+def interval(pairs: list[tuple[float, float]]) -> tuple[float, float]:
+    """Where the ratio of the medians, with/without, lies with 95 %."""
+    rng = random.Random(1)
+    ratios = []
+    for _ in range(RESAMPLES):
+        drawn = [rng.choice(pairs) for _ in pairs]
+        below = median(without for without, _ in drawn)
+        ratios.append(median(hanging for _, hanging in drawn) / below if below else 1.0)
+    return percentile(ratios, 0.025), percentile(ratios, 0.975)
 
 
-async def main(store: str, load: Load) -> None:
+def verdict(low: float, high: float) -> str:
+    if ALLOWED[0] <= low and high <= ALLOWED[1]:
+        return "within ±20 %: shown"
+    if low > ALLOWED[1] or high < ALLOWED[0]:
+        return "changed by more than 20 %"
+    return "not shown: the noise is larger"
+
+
+def tell(store: str, load: Load, rounds: list[tuple[Round, Round]], most: int, plot: Path) -> None:
+    print(f"{store}, B {load.rate}/s, {load.pairs} pairs of rounds of {load.seconds} s, {load.hanging} of A hanging\n")
+    print("| | without A | with A | ratio, 95 % interval | |\n| --- | --- | --- | --- | --- |")
+    panels = []
+    for name, of in QUANTITIES.items():
+        pairs = [(of(without), of(hanging)) for without, hanging in rounds]
+        low, high = interval(pairs)
+        below, above = median(pair[0] for pair in pairs), median(pair[1] for pair in pairs)
+        print(f"| {name} | {below:.3g} | {above:.3g} | {low:.2f} – {high:.2f} | {verdict(low, high)} |")
+        panels.append(Panel(name, pairs))
+    print(f"\nmost requests that hung at once, by the receiver's count: {most}")
+    plot.write_text(svg(f"B beside {load.hanging} hanging callbacks of A, {load.pairs} pairs, {store}", panels[1:]))
+
+
+async def main(store: str, load: Load, plot: Path) -> None:
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the service inherits it
     more = {"max_active_tasks": 100_000, "breaker": {"enabled": False}}
+    rounds: list[tuple[Round, Round]] = []
     with database(store) as url, tempfile.TemporaryDirectory() as directory:
         async with nginx() as receiver, trio.open_nursery() as nursery:
             bad = Hanging()
@@ -178,15 +231,15 @@ async def main(store: str, load: Load) -> None:
                     business(service, "bbb", **more) as b,
                     business(service, "ccc", **more) as c,
                 ):
-                    print(f"store {store}, B {load.rate}/s for {load.seconds} s a run; ms")
-                    print(
-                        "run              hanging  B sent       p50       p95       p99     worst      API p95    CPU"
-                    )
                     bench = Bench(service, receiver, bad, load)
-                    for number in range(load.rounds):
-                        for name in ("without A", "with A"):
-                            await bench.run(name, f"{number}-{name}", a, b, c)
-                    bench.sum_up()
+                    await bench.round("warm", 0, a, b, c)
+                    for number in range(load.pairs):
+                        order = (0, load.hanging) if number % 2 else (load.hanging, 0)
+                        pair = {}
+                        for hanging in order:
+                            pair[hanging] = await bench.round(f"{number}-{hanging}", hanging, a, b, c)
+                        rounds.append((pair[0], pair[load.hanging]))
+                tell(store, load, rounds, bad.most, plot)
             finally:
                 await service.terminate()
                 nursery.cancel_scope.cancel()
@@ -197,7 +250,9 @@ if __name__ == "__main__":
     parser.add_argument("--store", default="mariadb")
     parser.add_argument("--hanging", type=int, default=1000)
     parser.add_argument("--rate", type=int, default=100)
-    parser.add_argument("--seconds", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--svg", type=Path, default=Path("bench/neighbour.svg"))
     arguments = parser.parse_args()
-    trio.run(main, arguments.store, Load(arguments.hanging, arguments.rate, arguments.seconds, arguments.rounds))
+    asked = Load(arguments.hanging, arguments.rate, arguments.seconds, arguments.pairs)
+    trio.run(main, arguments.store, asked, arguments.svg)

@@ -141,5 +141,12 @@ async def test_a_businesss_callbacks_on_their_way_hold_no_more_than_they_may(aut
         hold = the.actor().admission.hold
         assert hold is not None and hold.reason == "memory"
         await the.settled(*big)
+        the.actor().admission.memory.capacity = 3 * MOST
+        the.receivers.mood = answering(answered(), after_s=3)
+        before = len(the.receivers.calls)
+        small = await the.run(30)
+        await trio.sleep(1)
+        assert len(the.receivers.calls) - before == 30, "what a claim gives back lets the next one start"
+        await the.settled(*small)
         assert the.actor().admission.memory.used == 0
-        assert the.clock.now_ms() - NOW < MINUTE
+        assert the.clock.now_ms() - NOW < 3 * MINUTE

@@ -85,6 +85,7 @@ class Attempt:
             ).inc()
             return None
         self.permit.memory.settle(len(task.payload))
+        actor.memory_settled()
         try:
             return await self._carry_out(actor, Claimed(task, secrets))
         except StoreUnavailable:

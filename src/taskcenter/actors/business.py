@@ -185,6 +185,11 @@ class BusinessActor:
         self.meters.in_flight.inc()
         attempts.start_soon(self._attend, attempt)
 
+    def memory_settled(self) -> None:
+        """A claimed attempt holds less than it had reserved: there may be room for the next."""
+        if self.admission.hold is not None and self.admission.hold.reason == "memory":
+            self.wake()
+
     async def _attend(self, attempt: Attempt) -> None:
         """An attempt from its claim to its record, whatever happens in it."""
         following: TaskRef | None = None
