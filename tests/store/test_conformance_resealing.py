@@ -22,7 +22,7 @@ from tests.store.store_kit import (
 )
 
 from taskcenter.store.connection import Connection, Param, Row
-from taskcenter.store.records import Task
+from taskcenter.store.records import Replayed, Task
 from taskcenter.store.resealing import Resealed, SqlResealStore
 from taskcenter.store.rows import born, execution_row
 from taskcenter.store.sql_store import SqlStore, open_store
@@ -118,6 +118,11 @@ async def test_everything_gets_the_newest_key_and_nothing_else_changes(migrated_
         assert total(await walk(both)) == (0, 0, 0), "a second walk finds nothing"
     async with opened(migrated_url, NEW) as new:
         assert await seen_by(new, tasks) == before
+        again = new_task(tasks[0].business_unique_id, payload=b"another", request_hash=bytes(32))
+        (replayed,) = await new.tasks.create([again], {BUSINESS: LIMIT}, [audit_entry()], NOW)
+        assert replayed == Replayed(tasks[0]), "the hash it is known by went along"
+        hashes = [row[0] for row in by_hand(migrated_url, "SELECT request_hash FROM tasks")]
+        assert len(set(hashes)) == 40 and not any(bytes(32) in bytes(each) for each in hashes), "equal ones look unlike"
     async with opened(migrated_url, OLD) as old:
         with pytest.raises(Unsealable, match="k2"):
             await old.tasks.get(BUSINESS, tasks[0].id)

@@ -26,7 +26,7 @@ from taskcenter.store.records import (
     Task,
     TaskKind,
 )
-from taskcenter.store.rows import born, new_task_row, open_task, unique_key
+from taskcenter.store.rows import born, new_task_row, open_request_hash, open_task, unique_key
 from taskcenter.store.statements import tasks as sql
 from taskcenter.store.statements.text import chunks, fetch_in
 from taskcenter.store.vault import Vault
@@ -113,7 +113,7 @@ async def create(
 
     async def work(connection: Connection) -> list[CreateResult]:
         active = await lock_active(connection, counted)
-        taken = await _taken(connection, keys)
+        taken = await _taken(connection, vault, keys)
         decided = plan(tasks, keys, taken, active, max_active)
         results = await _replays(connection, vault, tasks, decided.results)
         if decided.born:
@@ -131,15 +131,15 @@ async def create(
     return await database.write(work)
 
 
-async def _taken(connection: Connection, keys: Sequence[Key]) -> dict[Key, Known]:
+async def _taken(connection: Connection, vault: Vault, keys: Sequence[Key]) -> dict[Key, Known]:
     by_business: dict[int, set[bytes]] = {}
     for business_id, unique in keys:
         by_business.setdefault(business_id, set()).add(unique)
     taken: dict[Key, Known] = {}
     for business_id, uniques in by_business.items():
         rows = await fetch_in(connection, sql.TAKEN, sorted(uniques), before=(business_id,))
-        for task_id, unique, request_hash in rows:
-            taken[business_id, unique] = Known(task_id, request_hash)
+        for task_id, unique, sealed in rows:
+            taken[business_id, unique] = Known(task_id, open_request_hash(sealed, task_id, vault))
     return taken
 
 

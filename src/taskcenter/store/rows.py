@@ -25,7 +25,7 @@ from taskcenter.store.records import (
     Task,
     TaskKind,
 )
-from taskcenter.store.vault import Vault
+from taskcenter.store.vault import Unsealable, Vault
 from taskcenter.task import FinishReason, FlowLimit, Status, TaskRef
 
 STATUSES: Final = {status.value: status for status in Status}
@@ -68,6 +68,19 @@ def seal_payload(payload: bytes, task_id: str, vault: Vault) -> bytes:
     return vault.seal(payload, f"tasks.payload:{task_id}")
 
 
+def seal_request_hash(request_hash: bytes, task_id: str, vault: Vault) -> bytes:
+    """Sealed too: whoever has the rest of a row could try payloads against a bare hash."""
+    return vault.seal(request_hash, f"tasks.request_hash:{task_id}")
+
+
+def open_request_hash(sealed: bytes, task_id: str, vault: Vault) -> bytes:
+    """Empty, so equal to none, when no key opens it."""
+    try:
+        return vault.open(sealed, f"tasks.request_hash:{task_id}")
+    except Unsealable:
+        return b""
+
+
 def new_task_row(task: NewTask, vault: Vault) -> tuple[Param, ...]:
     """A born task in the order of `statements.tasks.INSERT_COLUMNS`."""
     return (
@@ -76,8 +89,8 @@ def new_task_row(task: NewTask, vault: Vault) -> tuple[Param, ...]:
         seal_headers(task.headers, task.id, vault), seal_payload(task.payload, task.id, vault),
         to_json(task.retry_intervals_ms), task.timeout_ms, optional_json(task.schedule), task.deadline_at,
         task.finish_url, optional_json(task.tags), task.flow_key, optional_json(task.flow_limit), task.kind.value,
-        task.due_at, task.due_at, task.due_at, task.created_at, task.created_at, task.request_hash,
-        len(task.retry_intervals_ms),
+        task.due_at, task.due_at, task.due_at, task.created_at, task.created_at,
+        seal_request_hash(task.request_hash, task.id, vault), len(task.retry_intervals_ms),
     )  # fmt: skip
 
 

@@ -8,8 +8,8 @@ Rules that hold for all tables:
 * Times are BIGINT milliseconds since 1970 UTC; leases too, but there the store's own clock fills them in.
 * What a user chose and what we compare (`business_code`, `business_unique_id`, `tag`) is binary, so `A`, `a`, `á` and
   `a ` are four things on every server. Words of ours (`status`, ids) are ASCII with a binary collation.
-* What may hold a secret (`headers`, `payload`, request and response data, signing secrets, a business's credentials for
-  callbacks) is sealed (`vault`): the associated data is `<table>.<column>:<row's key>`.
+* What may hold a secret (`headers`, `payload` and the hash over both, request and response data, signing secrets, a
+  business's credentials for callbacks) is sealed (`vault`): the associated data is `<table>.<column>:<row's key>`.
 * `next_execute_at` is NULL unless the task waits, `finished_at` is NULL unless it ended: the sweep's and the purge's
   indexes have nothing to skip.
 * A hidden task (`kind` = finish) has a NUL before its `business_unique_id`, which no user's id can have.
@@ -143,7 +143,7 @@ tasks: Final = Table(
     required("business_code", binary(64)),
     required("shard", SmallInteger),
     required("business_unique_id", binary(513)),
-    required("request_hash", binary(32)),
+    required("request_hash", binary(128)),
     required("callback_url", text(2048)),
     required("callback_host", text(255)),
     required("callback_method", word(8)),

@@ -48,10 +48,13 @@ PLACES: Final = (
     ),
     # whatever writes headers or payload raises the version: a row that was changed meanwhile is left as it is
     Place(
-        "tasks", ("headers", "payload"), ("",),
-        _same("SELECT id, SUBSTR(headers, 1, 32), SUBSTR(payload, 1, 32) FROM tasks WHERE id > ? ORDER BY id LIMIT ?"),
-        "SELECT headers, payload, version FROM tasks WHERE id = ?",
-        "UPDATE tasks SET headers = ?, payload = ? WHERE id = ? AND version = ?",
+        "tasks", ("headers", "payload", "request_hash"), ("",),
+        _same(
+            "SELECT id, SUBSTR(headers, 1, 32), SUBSTR(payload, 1, 32), SUBSTR(request_hash, 1, 32) FROM tasks"
+            " WHERE id > ? ORDER BY id LIMIT ?"
+        ),
+        "SELECT headers, payload, request_hash, version FROM tasks WHERE id = ?",
+        "UPDATE tasks SET headers = ?, payload = ?, request_hash = ? WHERE id = ? AND version = ?",
     ),
     Place(
         "task_executions", ("request_data", "response_data"), ("", -1),

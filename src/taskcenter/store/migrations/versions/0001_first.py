@@ -134,7 +134,7 @@ def tasks() -> None:
         required("business_code", binary(64)),
         required("shard", sa.SmallInteger),
         required("business_unique_id", binary(513)),
-        required("request_hash", binary(32)),
+        required("request_hash", binary(128)),
         required("callback_url", text(2048)),
         required("callback_host", text(255)),
         required("callback_method", word(8)),
