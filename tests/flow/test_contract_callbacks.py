@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
 
+import jsonschema_rs
 import pytest
 from standardwebhooks.webhooks import Webhook
 from tests.flow.contract_kit import Business, Live, refused
@@ -51,6 +52,25 @@ def test_the_request_is_as_promised(live: Live) -> None:
     assert re.fullmatch(r"TaskCenter/\d+\.\d+\.\d+\S*", heads["user-agent"])
     assert heads["x-own"] == "1" and "x-taskcenter-redelivery" not in heads
     assert (seen["executions"][0]["status"], seen["last_error"]) == ("success", None)
+
+
+def test_the_document_describes_what_a_receiver_gets(live: Live) -> None:
+    """`webhooks` of /openapi.json against a callback and a finish call as they arrive."""
+    document = live.client(None).http.get("/openapi.json").json()
+    business = live.business()
+    business.task(live, payload=[1], finish_url=f"{live.receiver.url}{business.path}-finish")
+    for name, path in (("callback", business.path), ("finished", f"{business.path}-finish")):
+        [call] = live.receiver.wait_for(path)
+        described = document["webhooks"][name]["post"]
+        schema = described["requestBody"]["content"]["application/json"]["schema"]
+        validate = jsonschema_rs.validator_for({**schema, "components": document["components"]})
+        assert [error.message for error in validate.iter_errors(call.json)] == []
+        shown = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]["properties"]
+        assert call.json.keys() == shown.keys(), "nothing undocumented either"
+        required = {header["name"].lower() for header in described["parameters"] if header["required"]}
+        assert required <= call.headers.keys()
+        own = {name for name in call.headers if name.startswith(("x-taskcenter-", "webhook-"))}
+        assert own <= required
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -26,6 +26,7 @@ from taskcenter.http.openapi_parts import (
     SECURITY,
     TAGS,
 )
+from taskcenter.http.openapi_webhooks import MODELS, webhooks
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 _REF: Final = "#/components/schemas/{model}"
@@ -150,6 +151,7 @@ def build_document(app: Quart) -> dict[str, Any]:
         "security": [{name: []} for name in SECURITY],
         "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": paths,
+        "webhooks": webhooks(),
         "components": {
             "schemas": {"Problem": PROBLEM, **_schemas(routes)},
             "securitySchemes": SECURITY,
@@ -226,7 +228,7 @@ def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
 
 
 def _schemas(routes: Iterable[Route]) -> dict[str, Any]:
-    models: dict[type[BaseModel], str] = {}
+    models: dict[type[BaseModel], str] = dict.fromkeys(MODELS, "serialization")
     for route in routes:
         operation = route.operation
         assert operation is not None
