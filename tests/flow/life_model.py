@@ -65,6 +65,7 @@ class Model:
         return {
             "status": self.status, "finish_reason": self.reason, "version": self.version, "run": self.run,
             "runs": self.runs, "current_retry": self.retry, "max_retries": self.retries, "attempts": self.attempts,
+            "deferrals": self.deferrals,
         }  # fmt: skip
 
     def changed(self) -> None:

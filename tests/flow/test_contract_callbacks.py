@@ -188,7 +188,11 @@ def test_the_twenty_first_deferral_is_a_failed_attempt(live: Live) -> None:
         return lambda seen: seen["attempts"] == attempts and seen["status"] != "running"
 
     for count in range(2, 22):  # each is made due at once: the receiver asked for a second at least
-        business.api.until(f"/tasks/{task['id']}", waits_again(count - 1))
+        seen = business.api.until(f"/tasks/{task['id']}", waits_again(count - 1))
+        assert (seen["deferrals"], seen["current_retry"]) == (count - 1, 0)
+        if count == 5:
+            why = business.api.ok("GET", f"/tasks/{task['id']}/explain")
+            assert why["deferrals"] == 4 and "deferred by its receiver 4 of 20 times" in why["summary"]
         business.api.ok("POST", f"/tasks/{task['id']}/run")
         live.receiver.wait_for(business.path, count)
     done = business.api.ended(task)

@@ -42,6 +42,7 @@ async def test_what_is_created_can_be_looked_at(stored_api: Api) -> None:
         "callback_url": URL, "callback_method": "PUT", "headers": {"X-A": "b"}, "retry_intervals": [1, 300, 2.5],
         "timeout": 2, "schedule": {**schedule, "misfire": "once"}, "deadline": "2099-01-01T00:00:00.000Z",
         "finish_url": f"{URL}/end", "tags": ["b", "a"], "current_retry": 0, "max_retries": 3, "run": 1, "runs": 0,
+        "deferrals": 0,
         "attempts": 0, "last_error": None, "version": 1, "finished_at": None,
     }  # fmt: skip
     assert {name: looked[name] for name in expected} == expected

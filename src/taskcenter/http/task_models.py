@@ -105,6 +105,9 @@ class TaskView(BaseModel):
     )
     current_retry: int = Field(description="Retries that this run has used up.", examples=[0])
     max_retries: int = Field(description="Retries a run has.", examples=[3])
+    deferrals: int = Field(
+        description="How often the receiver named a later time in this run; up to 20 use no attempt.", examples=[0]
+    )
     run: int = Field(description="The present run, from 1; a redelivery is a new run.", examples=[1])
     runs: int = Field(description="Runs of the schedule that have ended.", examples=[0])
     attempts: int = Field(description="Attempts in its whole life.", examples=[0])
@@ -235,6 +238,9 @@ class ExplanationView(BaseModel):
     position: int | None = Field(description="Place in the business's queue of due tasks, from 0.", examples=[0])
     next_execute_at: str | None = Field(description="When it is due.", examples=[_AT])
     expected_start_at: str | None = Field(description="When it will start, as far as is known.", examples=[_AT])
+    deferrals: int = Field(
+        description="How often the receiver named a later time in this run; up to 20 use no attempt.", examples=[0]
+    )
     planned_attempts: list[PlannedAttempt] = Field(description="The attempts left in this run.", examples=[[]])
     planned_runs: list[PlannedRun] = Field(description="The next runs of its schedule, at most 3.", examples=[[]])
     past_attempts: list[PastAttempt] = Field(description="The latest 20, newest first.", examples=[[]])

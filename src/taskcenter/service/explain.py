@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from taskcenter.actors.retry import planned_attempts
+from taskcenter.actors.retry import MAX_DEFERRALS, planned_attempts
 from taskcenter.schedule import next_due
 from taskcenter.service.engine_port import Engine, WaitView
 from taskcenter.service.task_view import time_or_none
@@ -94,7 +94,8 @@ def _due(task: Task, now: int) -> str:
     wait_ms = task.next_execute_at - now
     what = f"Attempt {task.current_retry + 1} of {task.max_retries + 1}"
     when = f"is due in {spell_duration(wait_ms)}" if wait_ms > 0 else f"has been due for {spell_duration(-wait_ms)}"
-    return f"{what} {when}"
+    deferred = f", deferred by its receiver {task.deferrals} of {MAX_DEFERRALS} times" if task.deferrals else ""
+    return f"{what} {when}{deferred}"
 
 
 def _known(task: Task, business: Business, now: int) -> WaitView | None:
@@ -158,6 +159,7 @@ def explanation_fields(explanation: Explanation) -> dict[str, Any]:
         "position": explanation.position,
         "next_execute_at": time_or_none(task.next_execute_at),
         "expected_start_at": time_or_none(explanation.expected_start_at),
+        "deferrals": task.deferrals,
         "planned_attempts": [
             {"attempt": first + index, "due_at": format_time(at)} for index, at in enumerate(explanation.planned)
         ],

@@ -39,6 +39,7 @@ def task_fields(task: Task) -> dict[str, Any]:
         "flow_limit": task.flow_limit,
         "current_retry": task.current_retry,
         "max_retries": task.max_retries,
+        "deferrals": task.deferrals,
         "run": task.run,
         "runs": task.runs_done,
         "attempts": task.sends,
