@@ -134,9 +134,33 @@ async def test_who_waits_when_it_closes_is_told() -> None:
     assert (QuietWire.open_now, pool.open, pool.slots_taken, pool.waiting) == (0, 0, 0, 0)
 
 
+async def test_a_greater_bound_serves_who_waits_and_a_smaller_one_closes_what_rests() -> None:
+    pool = ConnectionPool(1, max_idle_s=20, max_age_s=300)
+    connections = []
+
+    async def dial() -> None:
+        assert await pool.acquire(A) is None
+        connections.append(dialled(pool, A))
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(dial)
+        await trio.testing.wait_all_tasks_blocked()
+        assert (len(connections), pool.waiting) == (1, 2)
+        pool.resize(3)
+    assert (pool.slots_taken, pool.waiting, pool.max_connections) == (3, 0, 3)
+    pool.give_back(connections[0], now=1.0)
+    pool.resize(2)
+    assert (pool.open, pool.idle, pool.slots_taken) == (2, 0, 2), "the one that rested"
+    pool.resize(1)
+    pool.give_back(connections[1], now=1.0)
+    pool.give_back(connections[2], now=1.0)
+    assert (QuietWire.open_now, pool.idle, pool.slots_taken) == (1, 1, 1)
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.MockClock) -> None:
-    """Sixty users with random origins, delays, faults and cancellations: never over the bound, all free at the end."""
+    """Sixty users with random origins, bounds, delays, faults, cancellations: never over the bound, free at the end."""
     rng = random.Random(seed)
     bound = rng.randint(1, 6)
     pool = ConnectionPool(bound, max_idle_s=3, max_age_s=rng.choice([1, 300]))
@@ -144,7 +168,7 @@ async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.M
     def check() -> None:
         assert pool.open <= pool.slots_taken <= bound
         assert pool.open == QuietWire.open_now
-        assert not (pool.waiting and pool.slots_taken < bound)
+        assert not (pool.waiting and pool.slots_taken < pool.max_connections)
 
     async def use(origin: tuple[str, str, int]) -> None:
         connection = pool.take(origin, trio.current_time()) or await pool.acquire(origin)
@@ -177,6 +201,7 @@ async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.M
                 check()
             await trio.sleep(rng.choice([0, 0.1, 4]))
             pool.close_idle(trio.current_time())
+            pool.resize(rng.randint(1, bound))
             check()
 
     async with trio.open_nursery() as nursery:

@@ -77,6 +77,16 @@ def test_a_disabled_business_is_refused_within_two_seconds(live: Live) -> None:
     business.api.ok("GET", "/tasks")
 
 
+def test_more_concurrency_is_in_force_for_what_waits(live: Live) -> None:
+    business = live.business(max_concurrent_tasks=1)
+    live.receiver.on[business.path] = lambda _: Answer(delay_s=IN_FORCE_S + 6)
+    for _ in range(4):
+        business.task(live)
+    live.receiver.wait_for(business.path, 1, 10)
+    live.admin.ok("PUT", f"/businesses/{business.code}", {"max_concurrent_tasks": 10})
+    live.receiver.wait_for(business.path, 4, IN_FORCE_S + 3)
+
+
 def test_only_the_admin_sets_limits(live: Live) -> None:
     business = live.business()
     path = f"/businesses/{business.code}"

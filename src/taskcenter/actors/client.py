@@ -41,6 +41,11 @@ def without(answer: Answered, token: str) -> Answered:
     return replace(answer, headers=headers, body=answer.body.replace(secret, HIDDEN.encode()))
 
 
+def connections_of(business: Business) -> int:
+    """As many as callbacks may be on their way, so that none waits within its time-out; and one to ask for a token."""
+    return business.max_concurrent_tasks + 1
+
+
 class BusinessClient:
     """See `tools.CallbackClient`."""
 
@@ -51,9 +56,11 @@ class BusinessClient:
         self._tls = business.callback_tls
         self._tokens = self._token_source()
         transport.identify(self._tls_hosts(), self._identity())
+        transport.resize(connections_of(business))
 
     def update(self, business: Business) -> None:
         """New settings, in force for the next attempt."""
+        self._transport.resize(connections_of(business))
         if business.callback_auth != self._auth:
             self._auth = business.callback_auth
             self._tokens = self._token_source()

@@ -43,6 +43,10 @@ class ConnectionPool:
         self.closed = False
 
     @property
+    def max_connections(self) -> int:
+        return self._max_connections
+
+    @property
     def open(self) -> int:
         return len(self._resting) + len(self._working)
 
@@ -110,7 +114,8 @@ class ConnectionPool:
 
     def give_back(self, connection: Http1Connection, now: float) -> None:
         """After a complete exchange: keep it if it may be used again, else close it."""
-        if not connection.reusable or self.closed or now - connection.born_at > self._max_age_s:
+        surplus = self._slots_taken > self._max_connections
+        if surplus or not connection.reusable or self.closed or now - connection.born_at > self._max_age_s:
             self.drop(connection)
             return
         connection.idle_since = now
@@ -129,9 +134,20 @@ class ConnectionPool:
         self._working.discard(connection)
         self._close(connection)
 
+    def resize(self, max_connections: int) -> None:
+        """Another bound from now on. A greater one serves who waits; a smaller one is reached as connections end."""
+        self._max_connections = max_connections
+        while self._waiters and self._slots_taken < max_connections:
+            self._slots_taken += 1
+            self._serve(None)
+        while self._resting and self._slots_taken > max_connections:
+            oldest = next(iter(self._resting))
+            self._forget(oldest)
+            self._close(oldest)
+
     def free_slot(self) -> None:
-        """Give a slot back: to who waits longest, if anyone does."""
-        if self._waiters:
+        """Give a slot back: to who waits longest, if anyone does and the bound allows it."""
+        if self._waiters and self._slots_taken <= self._max_connections:
             self._serve(None)
         else:
             self._slots_taken -= 1

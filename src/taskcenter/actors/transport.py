@@ -86,7 +86,6 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         if tls is not None:
             tls_context(tls)  # a wrong file is the operator's fault and shows at the start, not at the first callback
         self._dial = dial
-        self._max_connections = max_connections
         self._pool = ConnectionPool(max_connections, max_idle_s, max_age_s)
         self._identity: ClientIdentity | None = None
         self._identity_hosts: tuple[str, ...] = ()
@@ -96,6 +95,10 @@ class CallbackTransport(httpx.AsyncBaseTransport):
     def identify(self, hosts: Sequence[str], identity: ClientIdentity | None) -> None:
         """Show `identity` to receivers that `hosts` (pins) cover and that ask for a certificate, from now on."""
         self._identity_hosts, self._identity, self._identity_context = tuple(hosts), identity, None
+
+    def resize(self, max_connections: int) -> None:
+        """So many connections at most, from now on."""
+        self._pool.resize(max_connections)
 
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange:
         """Send `request` and wait for the whole answer, `deadline_s` from now at the latest.
@@ -144,7 +147,7 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         self, target: ParsedTarget, origin: Origin, identity: ClientIdentity | None, progress: Progress
     ) -> Http1Connection | Faulted:
         """A connection that belongs to the caller: dialled, or handed over by another exchange."""
-        progress.doing = f"waiting for a connection: all {self._max_connections} are in use"
+        progress.doing = f"waiting for a connection: all {self._pool.max_connections} are in use"
         handed_over = await self._pool.acquire(origin)
         if handed_over is not None:
             return handed_over

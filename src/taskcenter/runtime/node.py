@@ -56,7 +56,6 @@ from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.url import SqliteUrl, parse_database_url
 from taskcenter.store.vault import Unsealable, Vault
 
-MAX_CONNECTIONS_PER_BUSINESS: Final = 1_000
 CLOSE_TIMEOUT_S: Final = 5.0
 
 
@@ -251,10 +250,7 @@ class Node:
         )
 
     def _new_client(self, business: Business) -> BusinessClient:
-        connections = min(business.max_concurrent_tasks, MAX_CONNECTIONS_PER_BUSINESS)
-        transport = CallbackTransport(
-            policy=self._egress, resolver=self._names.for_business(), tls=self._tls, max_connections=connections
-        )
+        transport = CallbackTransport(policy=self._egress, resolver=self._names.for_business(), tls=self._tls)
         return BusinessClient(business, transport)
 
     async def _await_signals(self) -> None:
