@@ -185,8 +185,13 @@ async def test_the_page_shows_every_call_and_every_field_of_input(api: Api) -> N
         assert f"<code>{path}</code>" in text
         for operation in methods.values():
             assert f'id="{operation["operationId"]}"' in text
-    for field in value["components"]["schemas"]["TaskInput"]["properties"]:
-        assert f"<code>{field}</code>" in text
+    for name in ("TaskInput", "CallbackBody", "FinishedBody", "ReceiverAnswer"):
+        for field in value["components"]["schemas"][name]["properties"]:
+            assert f"<code>{field}</code>" in text
+    for webhook in value["webhooks"].values():
+        assert f'id="{webhook["post"]["operationId"]}"' in text
+        assert all(f"<code>{header['name']}</code>" in text for header in webhook["post"]["parameters"])
+    assert "<li>2xx: success" in text, "a list is one"
     assert "<code>schedule.cron</code>" in text
     assert len(answer_size := text.encode()) < 400_000, len(answer_size)
 

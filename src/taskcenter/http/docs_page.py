@@ -102,7 +102,11 @@ def render_page(document: Json) -> str:
         for code, title in TITLES.items()
     )
     info = document["info"]
-    intro = "".join(f"<p>{_words(part)}</p>" for part in info["description"].split("\n\n"))
+    intro = "".join(map(_paragraph, info["description"].split("\n\n")))
+    callbacks = "".join(
+        _operation(document, address, "post", document["webhooks"][name]["post"])
+        for name, address in (("callback", "callback_url"), ("finished", "finish_url"))
+    )
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width,initial-scale=1"><title>{escape(info["title"])} API</title>'
@@ -110,6 +114,7 @@ def render_page(document: Json) -> str:
         f'<aside><a class="brand" href="#top">{escape(info["title"])}</a>{_contents(document)}</aside>'
         f'<main id="top"><header><h1>{escape(info["title"])} <small>{escape(info["version"])}</small></h1>'
         f'<p class="lead">{escape(info["summary"])}</p></header><section>{intro}</section>{sections}'
+        f'<section id="callbacks"><h2>Callbacks</h2><p>What a receiver gets, and may answer.</p>{callbacks}</section>'
         f'<section id="models"><h2>Models</h2>{models}</section>'
         f'<section id="problems"><h2>Problems</h2><p>The <code>code</code> of an error, to switch on.</p>'
         f"<table>{problems}</table></section></main></body></html>"
@@ -136,7 +141,12 @@ def _contents(document: Json) -> str:
         f'<h2><a href="#{_slug(name)}">{escape(name)}</a></h2><ul>{"".join(items.values())}</ul>'
         for name, items in links.items()
     ]
-    more = (("#models", "Models"), ("#problems", "Problems"), ("/openapi.json", "OpenAPI document"))
+    more = (
+        ("#callbacks", "Callbacks"),
+        ("#models", "Models"),
+        ("#problems", "Problems"),
+        ("/openapi.json", "OpenAPI document"),
+    )
     parts += [f'<h2><a href="{target}">{name}</a></h2>' for target, name in more]
     return f"<nav>{''.join(parts)}</nav>"
 
@@ -159,8 +169,8 @@ def _operation(document: Json, path: str, method: str, operation: Json) -> str:
 
 def _answer(document: Json, status: str, response: Json) -> str:
     whole = document["components"]["responses"][f"Error{status}"] if "$ref" in response else response
-    schema = next(iter(whole["content"].values()))["schema"]
-    model = "" if int(status) >= 400 and "$ref" in response else _type(document, schema)
+    contents = [] if "$ref" in response else list(whole.get("content", {}).values())  # a problem is one everywhere
+    model = _type(document, contents[0]["schema"]) if contents else ""
     return f"<tr><td><code>{status}</code></td><td>{_words(whole['description'])}</td><td>{model}</td></tr>"
 
 
@@ -234,6 +244,13 @@ def _words(text: str) -> str:
     """Escaped, with `code` and **bold**."""
     text = escape(text.replace("\n", " "), quote=False)
     return _BOLD.sub(r"<strong>\1</strong>", _CODE.sub(r"<code>\1</code>", text))
+
+
+def _paragraph(text: str) -> str:
+    """A part of a longer text; lines that begin with a dash are a list."""
+    if not text.startswith("- "):
+        return f"<p>{_words(text)}</p>"
+    return f"<ul>{''.join(f'<li>{_words(item)}</li>' for item in text[2:].split(chr(10) + '- '))}</ul>"
 
 
 def _slug(name: str) -> str:
