@@ -43,6 +43,12 @@ class Settings(BaseSettings):
         description="Authority over businesses. Generated on the first start and printed once when absent.",
         examples=["32 or more characters, e.g. from: openssl rand -hex 32"],
     )
+    key_environment: str = Field(
+        "live",
+        pattern="^[a-z]{2,8}$",
+        description="The middle of API keys, `tc_<environment>_…`. A key of another environment is refused.",
+        examples=["staging"],
+    )
     encryption_keys: SecretStr | None = Field(
         None,
         description="`id:base64(32 bytes)`, comma separated, newest first. Generated beside an embedded database.",
@@ -183,6 +189,13 @@ class Settings(BaseSettings):
     def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("is shorter than 16 characters")
+        return value
+
+    @field_validator("key_environment")
+    @classmethod
+    def _no_admins(cls, value: str) -> str:
+        if value == "admin":
+            raise ValueError("is what the admin token begins with")
         return value
 
     @field_validator("jwt_secret")

@@ -128,6 +128,21 @@ async def test_all_ways_to_show_a_good_credential(autojump_clock: MockClock) -> 
         assert here.auth_count("orders", "ok", "jwt") == 1
 
 
+async def test_a_key_of_another_environment_is_refused(autojump_clock: MockClock) -> None:
+    store = await memory_store()
+    async with instance(store) as live:
+        key = (await live.register())["api_key"]
+        assert await live.may(key) == 200
+    async with instance(store, seed=2, key_environment="staging") as copy:
+        made = (await copy.register("others"))["api_key"]
+        assert made.startswith("tc_staging_") and await copy.may(made) == 200
+        relabelled = ApiKey(key[8:24], key[25:68], "staging").text
+        assert [await copy.may(wrong) for wrong in (key, made.replace("staging", "live"))] == [401, 401]
+        assert await copy.may(relabelled) == 200, "a label and no secret: who has the key may write it so"
+        assert (await copy.call("GET", "/tasks", None, headers=[("X-API-Key", key)])).status == 401
+    await store.aclose()
+
+
 async def test_a_route_that_is_not_there_tells_nobody_anything(autojump_clock: MockClock) -> None:
     async with instance() as here:
         assert (await here.call("GET", "/nothing", None)).status == 404

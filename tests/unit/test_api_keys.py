@@ -92,3 +92,11 @@ def test_no_repr_shows_a_secret() -> None:
     key = seeded()
     assert key.secret not in repr(key) and key.key_id in repr(key)
     assert repr(KeyHasher([NEW, OLD])) == "<KeyHasher current=k2 keys=['k1', 'k2']>"
+
+
+def test_a_key_says_which_environment_it_is_of() -> None:
+    key = generate(random.Random(1).randbytes, "staging")
+    assert key.text.startswith("tc_staging_") and parse(key.text) == key
+    assert parse(key.text.replace("staging", "live")) is None, "the checksum covers it"
+    for wrong in ("tc__", "tc_a_", "tc_LIVE_", "tc_toolongname_", "tc_l1ve_"):
+        assert parse(key.text.replace("tc_staging_", wrong)) is None

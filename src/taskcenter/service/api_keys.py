@@ -1,8 +1,9 @@
 """API keys: how one looks, and how one is kept. Pure.
 
-    tc_live_<key id, 16 letters>_<secret, 43 letters><checksum, 6 letters>
+    tc_<environment>_<key id, 16 letters>_<secret, 43 letters><checksum, 6 letters>
 
-The prefix lets secret scanners find a key in a repository; the checksum (CRC-32 of all before it, in base 62) lets
+The prefix lets secret scanners find a key in a repository, and tells one of production (`live`) from one of another
+set-up, which refuses it; the checksum (CRC-32 of all before it, in base 62) lets
 them, and us, tell a key from a typo without a look-up. The key id is public: it names the key in audits, logs and
 lists. The secret is 32 random bytes in base 62.
 
@@ -28,7 +29,7 @@ from taskcenter.store.vault import derive
 
 RandomBytes = Callable[[int], bytes]
 
-PREFIX: Final = "tc_live_"
+LIVE: Final = "live"
 SECRET_BYTES: Final = 32
 KEY_ID_LETTERS: Final = 16
 SECRET_LETTERS: Final = 43  # 62^43 > 2^256
@@ -38,7 +39,7 @@ PURPOSE: Final = "api-key-hash"
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _BASE32: Final = "abcdefghijkmnpqrstuvwxyz23456789"  # no l, o, 0, 1: a key id is read out on the telephone
 _SHAPE: Final = re.compile(
-    rf"tc_live_([{_BASE32}]{{{KEY_ID_LETTERS}}})_([0-9A-Za-z]{{{SECRET_LETTERS}}})([0-9A-Za-z]{{{CHECKSUM_LETTERS}}})"
+    rf"tc_([a-z]{{2,8}})_([{_BASE32}]{{{KEY_ID_LETTERS}}})_([0-9A-Za-z]{{{SECRET_LETTERS}}})([0-9A-Za-z]{{{CHECKSUM_LETTERS}}})"
 )
 
 
@@ -48,25 +49,31 @@ class ApiKey:
 
     key_id: str
     secret: str = field(repr=False)
+    environment: str = LIVE
 
     @property
     def text(self) -> str:
         """What the caller gets, once."""
-        body = f"{PREFIX}{self.key_id}_{self.secret}"
+        body = f"{prefix_of(self.environment)}{self.key_id}_{self.secret}"
         return body + checksum(body)
 
 
-def generate(random_bytes: RandomBytes = os.urandom) -> ApiKey:
+def prefix_of(environment: str) -> str:
+    """What every key of an environment begins with."""
+    return f"tc_{environment}_"
+
+
+def generate(random_bytes: RandomBytes = os.urandom, environment: str = LIVE) -> ApiKey:
     key_id = "".join(_BASE32[byte % 32] for byte in random_bytes(KEY_ID_LETTERS))
-    return ApiKey(key_id, base62(int.from_bytes(random_bytes(SECRET_BYTES), "big"), SECRET_LETTERS))
+    return ApiKey(key_id, base62(int.from_bytes(random_bytes(SECRET_BYTES), "big"), SECRET_LETTERS), environment)
 
 
 def parse(text: str) -> ApiKey | None:
     """The key, or None when this cannot be one of ours: wrong shape or wrong checksum."""
     match = _SHAPE.fullmatch(text)
-    if match is None or checksum(text[:-CHECKSUM_LETTERS]) != match[3]:
+    if match is None or checksum(text[:-CHECKSUM_LETTERS]) != match[4]:
         return None
-    return ApiKey(match[1], match[2])
+    return ApiKey(match[2], match[3], match[1])
 
 
 def checksum(body: str) -> str:

@@ -77,6 +77,7 @@ class Verifiers:
     hasher: KeyHasher
     tokens: TokenRing
     external: ExternalIssuer | None = None
+    environment: str = api_keys.LIVE  # of API keys
 
 
 class Authenticator:
@@ -138,7 +139,7 @@ class Authenticator:
         """Raises `Unauthenticated`."""
         if not attempt.presented.api_key and self._verifiers.admin.matches(text):
             attempt.kind = PrincipalKind.ADMIN
-        elif text.startswith(api_keys.PREFIX) or attempt.presented.api_key:
+        elif text.startswith(api_keys.prefix_of(self._verifiers.environment)) or attempt.presented.api_key:
             await self._by_key(attempt, text)
         elif text.count(".") == 2:
             attempt.cost = TOKEN_COST
@@ -148,7 +149,7 @@ class Authenticator:
 
     async def _by_key(self, attempt: _Attempt, text: str) -> None:
         key = api_keys.parse(text)
-        if key is None:
+        if key is None or key.environment != self._verifiers.environment:
             raise Unauthenticated("key_malformed")
         if self._credentials.last_seen(key.key_id) is None and not self._throttle.may_look_up(
             attempt.presented.ip, attempt.now

@@ -81,7 +81,7 @@ def build_business_services(
             audit=store.audit,
             cache=cache,
             credentials=credentials,
-            issuer=Issuer(hasher, random_bytes),
+            issuer=Issuer(hasher, random_bytes, settings.key_environment),
             tokens=tokens,
             trail=trail,
             writes=writes,
@@ -91,7 +91,7 @@ def build_business_services(
         )
     )
     authenticator = Authenticator(
-        Verifiers(admin, hasher, tokens, _external(settings)),
+        Verifiers(admin, hasher, tokens, _external(settings), settings.key_environment),
         businesses=cache,
         credentials=credentials,
         trail=trail,

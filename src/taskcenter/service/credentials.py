@@ -29,10 +29,11 @@ class Issuer:
 
     hasher: KeyHasher
     random_bytes: RandomBytes
+    environment: str = api_keys.LIVE
 
     def api_key(self, business_id: int, now: int, life_ms: int = KEY_LIFE_MS) -> tuple[ApiKey, Credential]:
         """A key for its owner, and what is kept of it."""
-        key = api_keys.generate(self.random_bytes)
+        key = api_keys.generate(self.random_bytes, self.environment)
         return key, Credential(key.key_id, business_id, self.hasher.hash(key), now, now + life_ms)
 
     def signing_secret(self, business_id: int, now: int) -> SigningSecret:
