@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -43,7 +43,7 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stdout())),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Forward()], force=True)
@@ -94,6 +94,16 @@ def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
     """What JSON leaves raw in its strings is put into JSON's own escapes: what is read stays the same."""
     line = _encode(event)
     return line if line.isprintable() else _CONTROL.sub(_escaped, line)
+
+
+class _Stdout:
+    """Whatever stdout is at that moment: a logger is bound once, for good, and stdout may be replaced."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
 
 
 class _Forward(logging.Handler):

@@ -198,8 +198,13 @@ class Service:
     def running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def log_text(self) -> str:
+        """All it has logged, over all its starts."""
+        return self.log_path.read_text("utf-8", "replace")
+
     def tail(self) -> str:
-        return self.log_path.read_text("utf-8", "replace")[-4000:]
+        """The end of it, for a message."""
+        return self.log_text()[-4000:]
 
 
 class Api:

@@ -70,7 +70,7 @@ async def test_the_breaker_opens_shows_itself_costs_no_attempt_and_closes(tmp_pa
         assert 'taskcenter_breaker_state{business="shop"} 2.0' in text
         assert 'taskcenter_breaker_transitions_total{business="shop",to="open"} 1.0' in text
         assert 'taskcenter_alerts_total{rule="breaker_open"} 1.0' in text
-        alerts = [json.loads(line) for line in service.tail().splitlines() if '"breaker_open"' in line]
+        alerts = [json.loads(line) for line in service.log_text().splitlines() if '"breaker_open"' in line]
         assert alerts and "5 failures in a row" in alerts[0]["text"]
         # behind the open breaker a deadline passes: the task ends, with the reason, and was never sent
         gone = await api.until_status(doomed["id"], "failed")

@@ -28,12 +28,12 @@ from taskcenter.http.limits import ServerSettings, connection_cap
 
 
 async def drip(stream: trio.SocketStream, data: bytes, pause_s: float = 0.03) -> None:
-    """`data` byte by byte, until the server has had enough."""
+    """`data` byte by byte, until the server has had enough, or the test has closed the stream."""
     try:
         for at in range(len(data)):
             await stream.send_all(data[at : at + 1])
             await trio.sleep(pause_s)
-    except trio.BrokenResourceError:
+    except (trio.BrokenResourceError, trio.ClosedResourceError):
         return
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,3 +58,15 @@ def test_no_control_character_is_written_raw(logged: Any, capsys: pytest.Capture
         line["agent"] == "a" + "".join(f"\\u{ord(one):04x}" if not one.isprintable() else one for one in control) + "b"
     )
     assert line["note"] == "a b\u00a0c"
+
+
+def test_a_logger_writes_to_the_stdout_of_the_moment(logged: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is bound at its first line; whoever replaces stdout later reads what follows."""
+    lasting = log.get("test")
+    lasting.info("first")
+    capsys.readouterr()
+    replaced = io.StringIO()
+    with contextlib.redirect_stdout(replaced):
+        lasting.info("second")
+    assert "second" in replaced.getvalue()
+    assert capsys.readouterr().out == ""

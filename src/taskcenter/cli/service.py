@@ -24,6 +24,7 @@ Config = Annotated[Path | None, typer.Option("--config", help="A TOML file with 
 REFUSED, USAGE, SCHEMA = 1, 2, 3
 DATABASE_URL = "TASKCENTER_DATABASE_URL"
 REACH = "see that it runs and that address, account and TLS are right, e.g. mysql://user:password@host:3306/name"
+ROOM = "see that its disk has room and that it may be read and written, e.g. sqlite:////var/lib/taskcenter/tasks.db"
 
 
 def serve(
@@ -40,11 +41,15 @@ def serve(
         raise typer.Exit(serve_processes(["--config", str(config)] if config is not None else [], processes))
     if is_worker():
         follow_parent()
-    guarded(partial(trio.run, partial(run_node, settings, reuse_port=is_worker(), ready=_announce)))
+    guarded(partial(trio.run, partial(run_node, settings, reuse_port=is_worker(), ready=_announce)), settings)
+
+
+def _is_embedded(settings: Settings) -> bool:
+    return isinstance(parse_database_url(settings.database_url.get_secret_value()), SqliteUrl)
 
 
 def _require_server(settings: Settings) -> None:
-    if isinstance(parse_database_url(settings.database_url.get_secret_value()), SqliteUrl):
+    if _is_embedded(settings):
         raise ConfigError("TASKCENTER_DATABASE_URL: a SQLite file serves one process; use MySQL for --processes 2")
 
 
@@ -61,7 +66,7 @@ def migrate(
     from taskcenter.store.migrate import move  # noqa: PLC0415  # SQLAlchemy and Alembic: slow to load, seldom needed
 
     settings = guarded(partial(load_settings, config))
-    revision = guarded(partial(move, settings.database_url.get_secret_value(), to))
+    revision = guarded(partial(move, settings.database_url.get_secret_value(), to), settings)
     typer.echo(f"the schema is at {revision or 'base'}")
 
 
@@ -70,29 +75,32 @@ def up(config: Config = None) -> None:
     settings = guarded(lambda: quickstart_settings(load_settings(config)))
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning", settings.log_format)
     guarded(partial(trio.run, partial(check_bind, settings, reuse_port=False)))
-    guarded(partial(prepare_database, settings, migrate=True))
-    guarded(partial(trio.run, partial(run_node, settings, ready=show_quickstart)))
+    guarded(partial(prepare_database, settings, migrate=True), settings)
+    guarded(partial(trio.run, partial(run_node, settings, ready=show_quickstart)), settings)
 
 
 def prepare(config: Path | None, *, migrate: bool) -> Settings:
     """Settings read, logs set up, schema right."""
     settings = guarded(partial(load_settings, config))
     log.configure(settings.log_level, settings.log_format)
-    guarded(partial(prepare_database, settings, migrate=migrate))
+    guarded(partial(prepare_database, settings, migrate=migrate), settings)
     return settings
 
 
-def guarded(work: Callable[[], T]) -> T:
-    """Run `work`; what is the operator's or the database's fault is one line and an exit status, not a traceback."""
+def guarded(work: Callable[[], T], settings: Settings | None = None) -> T:
+    """Run `work`; what is the operator's or the database's fault is one line and an exit status, not a traceback.
+
+    `settings`: once there are some. They tell what database it is.
+    """
     try:
         return work()
     except (ConfigError, SchemaMismatch, StoreUnavailable) as error:
-        _end(error)
+        _end(error, settings)
     except BaseExceptionGroup as group:
         known = _first_known(group)
         if known is None:
             raise
-        _end(known)
+        _end(known, settings)
 
 
 def _first_known(error: BaseException) -> Exception | None:
@@ -104,8 +112,10 @@ def _first_known(error: BaseException) -> Exception | None:
     return None
 
 
-def _end(error: Exception) -> NoReturn:
-    line = f"{DATABASE_URL}: {error}; {REACH}" if isinstance(error, StoreUnavailable) else str(error)
+def _end(error: Exception, settings: Settings | None) -> NoReturn:
+    line = str(error)
+    if settings is not None and isinstance(error, StoreUnavailable):
+        line = f"{DATABASE_URL}: {error}; {ROOM if _is_embedded(settings) else REACH}"
     print(f"taskcenter: {line}", file=sys.stderr)
     if isinstance(error, ConfigError):
         raise typer.Exit(USAGE)
