@@ -147,8 +147,9 @@ def _add_changes(blueprint: Blueprint, services: TaskServices) -> None:
     @describe(
         "Change a task",
         tag=TAG,
-        description="What is left out stays. While an attempt is on its way the change is for the next one. 409 "
-        "`task_finished` when the task has ended, `version_conflict` when `If-Match` names another version.",
+        description="What is left out stays. While an attempt is on its way the change is for the next one, whose "
+        "time is the retry list's then: `execute_at` and `delay` move a task that waits. 409 `task_finished` when the "
+        "task has ended, `version_conflict` when `If-Match` names another version.",
         body=TaskUpdate,
         headers=("If-Match",),
         replies={200: _TASK},
