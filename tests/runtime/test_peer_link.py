@@ -118,12 +118,32 @@ def test_what_is_old_is_refused(off_by: int) -> None:
     "rows",
     [
         ["hints", ["x", 1]], ["hints", [*json.loads(packed(Hints((REF,)), NOW))[2], "new"]], ["hints", 5], ["dance"],
-        ["question", [1, "a"]], ["question"], ["reply", [1, "time"]], ["reply", []], [["hints"]],
+        ["question", [1, "a"]], ["question"], ["question", [1, "a", [], "x"]],
+        ["reply", [[1]]], ["reply", [1, "time"]], ["reply", []], [["hints"]],
     ],
 )  # fmt: skip
 def test_what_another_release_made_is_refused(rows: list[Any]) -> None:
     with pytest.raises(ValueError):
         unpacked(json.dumps([NOW, *rows]).encode(), NOW)
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "null", "[]", "[5]", '["now", "hints"]', '{"at": 1}', "[1800000000000, null]", "{"]
+)
+def test_what_is_no_message_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        unpacked(text.encode(), NOW)
+
+
+@given(
+    st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda one: st.lists(one, max_size=4), max_leaves=20)
+)
+def test_nothing_sealed_brings_anything_but_a_message_or_a_refusal(rows: object) -> None:
+    for kind in ("hints", "question", "reply"):
+        try:
+            unpacked(json.dumps([NOW, kind, rows]).encode(), NOW)
+        except ValueError:
+            continue
 
 
 async def test_an_address_that_is_not_this_machines() -> None:

@@ -126,10 +126,10 @@ def packed(message: Message, now_ms: int) -> bytes:
 
 def unpacked(text: bytes, now_ms: int) -> Message:
     """What `packed` packed. Raises ValueError for what is old, or of another release's making."""
-    sealed_at, kind, *rows = json.loads(text)
-    if abs(now_ms - sealed_at) > FRESH_MS:
-        raise ValueError("old")
     try:
+        sealed_at, kind, *rows = json.loads(text)
+        if abs(now_ms - sealed_at) > FRESH_MS:
+            raise ValueError("old")
         return _READERS[kind](rows)
     except (KeyError, TypeError):
         raise ValueError("of another release") from None
@@ -140,8 +140,7 @@ def _hints(rows: list[Any]) -> Hints:
 
 
 def _ref(row: list[Any]) -> TaskRef:
-    if len(row) != len(fields(TaskRef)):
-        raise ValueError("of another release")
+    _must_be(row, [str, int, int, int, int, str], len(fields(TaskRef)))
     *most, limit = row
     values = [*most, None if limit is None else FlowLimit(*limit)]
     return TaskRef(*values)
@@ -149,12 +148,20 @@ def _ref(row: list[Any]) -> TaskRef:
 
 def _question(rows: list[Any]) -> Question:
     [row] = rows
+    _must_be(row, [int, str, int, str], 4)
     return Question(*row)
 
 
 def _reply(rows: list[Any]) -> Reply:
     [[number, *view]] = rows
+    _must_be([number], [int], 1)
     return Reply(number, WaitView(*view) if view else None)
+
+
+def _must_be(row: list[Any], begins: list[type], length: int) -> None:
+    """What the engine looks up by must be of the right kind; the rest is only shown or compared with the row."""
+    if len(row) != length or [type(value) for value in row[: len(begins)]] != begins:
+        raise ValueError("of another release")
 
 
 _READERS: Final[dict[str, Callable[[list[Any]], Message]]] = {"hints": _hints, "question": _question, "reply": _reply}
