@@ -25,6 +25,7 @@ OAUTH = {
 }  # fmt: skip
 START = datetime.datetime.fromtimestamp(START_MS / 1000, datetime.UTC)
 LATER = START + datetime.timedelta(days=90)
+MONTH = datetime.timedelta(days=30)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 
 def tls_of(authority: Authority, **issued: Any) -> dict[str, Any]:
-    issue = {"until": LATER, "client": True, "subject": "orders", **issued}
+    issue = {"begins": START - MONTH, "until": LATER, "client": True, "subject": "orders", **issued}
     certificate, key = halves(authority.issue("us.example", **issue))
     return {"certificate": certificate, "private_key": key, "hosts": ["api.example.com"]}
 
