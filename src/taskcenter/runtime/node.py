@@ -17,6 +17,7 @@ import os
 import random
 import secrets
 import signal
+import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -57,6 +58,7 @@ from taskcenter.store.url import SqliteUrl, parse_database_url
 from taskcenter.store.vault import Unsealable, Vault
 
 CLOSE_TIMEOUT_S: Final = 5.0
+SWITCH_S: Final = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ async def run_node(
 ) -> bool:
     """Serve until a signal. `ready` runs beside the service once it listens. False: the grace ran out at the end."""
     url = parse_database_url(settings.database_url.get_secret_value())
+    if isinstance(url, SqliteUrl):
+        _share_the_interpreter()
     keys = load_keys(settings, url)
     metrics = Metrics()
     waits = StandingQueue(STORE_TARGET_MS)
@@ -137,6 +141,13 @@ def _check_tls(settings: TlsSettings) -> None:
         raise ConfigError(
             f"TASKCENTER_CALLBACK_CA: {error.strerror or 'is not a PEM bundle'}; e.g. /etc/ssl/ca.pem"
         ) from None
+
+
+def _share_the_interpreter() -> None:
+    """With an embedded store the thread that writes wants the interpreter back after each statement, and waits for the
+    loop to be through its turn: 5 ms at Python's default, some seven times a transaction.
+    """
+    sys.setswitchinterval(SWITCH_S)
 
 
 def _spare_the_collector() -> None:
