@@ -305,7 +305,16 @@ def test_the_keys_are_read_again_when_the_file_changes_and_stay_when_it_breaks(t
         external.verify(token, read_header(token), NOW)
     assert external.refresh() is True
     assert external.verify(token, read_header(token), NOW).business_code == "orders"
+    for broken in ("", "{}", '{"keys": {}}', '{"keys": [1]}'):
+        (tmp_path / "jwks.json").write_text(broken)
+        with pytest.raises(ConfigError):
+            external.refresh()
+        assert external.verify(token, read_header(token), NOW).business_code == "orders"
     (tmp_path / "jwks.json").unlink()
     with pytest.raises(ConfigError):
         external.refresh()
     assert external.verify(token, read_header(token), NOW).business_code == "orders"
+    (tmp_path / "jwks.json").write_text('{"keys": []}')
+    assert external.refresh() is True
+    with pytest.raises(Unauthenticated, match="token_unknown_key"):
+        external.verify(token, read_header(token), NOW)

@@ -39,10 +39,14 @@ class ExternalIssuer:
         self._keys = read_jwks(jwks)
 
     def refresh(self) -> bool:
-        """Read the file again if it changed; True when it did. Blocks. Raises `ConfigError`; the old keys stay."""
+        """Read the file again if it changed; True when it did. Blocks.
+
+        A set without keys ends the issuer's tokens. Raises `ConfigError` for a file that is missing or broken, as one
+        is while it is being written: the old keys stay.
+        """
         if (identity := _identity(self._path)) == self._seen:
             return False
-        self._keys = read_jwks(self._path)
+        self._keys = read_jwks(self._path, may_be_empty=True)
         self._seen = identity
         return True
 
@@ -74,7 +78,7 @@ class ExternalIssuer:
         return f"<ExternalIssuer {self._issuer} keys={sorted(self._keys)}>"
 
 
-def read_jwks(path: Path) -> dict[str, tuple[str, Any]]:
+def read_jwks(path: Path, *, may_be_empty: bool = False) -> dict[str, tuple[str, Any]]:
     """kid → (algorithm, public key). Raises `ConfigError` with one line."""
     try:
         with path.open("rb") as file:
@@ -91,7 +95,7 @@ def read_jwks(path: Path) -> dict[str, tuple[str, Any]]:
             raise ConfigError(f"{SETTING}: each key in {path} needs a kid of its own; e.g. {EXAMPLE}")
         if member.get("use", "sig") == "sig":
             keys[kid] = _public_key(member, f"{SETTING}: key {kid!r} in {path}")
-    if not keys:
+    if not keys and not (may_be_empty and members == []):
         raise ConfigError(f"{SETTING}: {path} holds no key for signatures; e.g. {EXAMPLE}")
     return keys
 
