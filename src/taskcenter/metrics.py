@@ -36,6 +36,9 @@ class Metrics:
         self.rate_limited = self._counter("rate_limited", "Callbacks that waited for the rate limit.", by)
         self.rate_limit_tokens = self._gauge("rate_limit_tokens", "Callbacks the limit would let start now.", by)
         self.breaker_state = self._gauge("breaker_state", "0 closed, 1 half-open, 2 open.", by)
+        self.breaker_next_probe = self._gauge(
+            "breaker_next_probe_timestamp_seconds", "When an open breaker is probed next; 0: none is open.", by
+        )
         self.breaker_transitions = self._counter("breaker_transitions", "Moves of the breaker.", (*by, "to"))
         self.auth = self._counter("auth", "Authentications.", (*by, "result", "reason"))
         self.actor_restarts = self._counter("actor_restarts", "Crashed actors restarted.", by)

@@ -211,8 +211,12 @@ async def test_a_breaker_opens_probes_and_closes_for_a_receiver_that_recovers(au
         breaker = the.actor().admission.breakers.worst
         assert breaker is not None
         assert breaker.state is BreakerState.OPEN
+        assert the.count("breaker_next_probe_timestamp_seconds", business="shop") == (breaker.next_probe_at or 0) / 1000
+        [(rule, text)] = the.alerts
+        assert (rule, "next probe at 2027-01-15T08:00:" in text) == ("breaker_open", True)
         rows = await the.settled(*tasks)
         assert {row.status for row in rows} == {Status.SUCCEEDED}
+        assert the.count("breaker_next_probe_timestamp_seconds", business="shop") == 0
         assert the.actor().admission.breakers.all_closed
         ill = [call.at for call in the.receivers.calls if call.at < recovers_at]
         assert len(ill) <= 3 + 2  # probes after 30 s and 60 s more, nothing else

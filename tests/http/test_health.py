@@ -107,3 +107,21 @@ async def test_stats(stored_api: Api) -> None:
     assert (stats["unowned_shards"], stats["answered_by"]) == (0, "engine-of-the-test")
     assert stats["engine"] == {"wheel_timers": 0}
     assert (await stored_api.call("GET", "/stats")).code == "forbidden"
+
+
+async def test_a_service_that_sheds_creates_says_so_and_answers_reads(api: Api, autojump_clock: MockClock) -> None:
+    task = await api.create()
+    api.engine.overload = "the event loop is 400 ms late"
+    refused = await api.call("POST", "/tasks", {"business_id": "b", "callback_url": "https://example.com/"})
+    assert (refused.status, refused.code, refused.headers["Retry-After"]) == (503, "overloaded", "1")
+    assert (
+        await api.call(
+            "POST", "/tasks/batch", {"tasks": [{"business_id": "b", "callback_url": "https://example.com/"}]}
+        )
+    ).status == 503
+    assert (await api.call("GET", f"/tasks/{task['id']}")).status == 200
+    health = await api.call("GET", "/health", by=None)
+    assert (health.status, health.json["status"]) == (200, "degraded")
+    assert health.json["checks"]["load"] == "degraded: creates are shed: the event loop is 400 ms late"
+    api.engine.overload = None
+    assert (await api.call("GET", "/health", by=None)).json["status"] == "ok"

@@ -62,6 +62,7 @@ class Transition:
     to: BreakerState
     at: int  # ms
     cause: str
+    next_probe_at: int | None = None  # ms
     again: bool = False  # opened once more after a probe failed
 
 
@@ -190,19 +191,18 @@ class Breaker:
     def _open(self, now_ms: int, cause: str) -> None:
         open_s = min(self.settings.open_seconds * 2 ** min(self._opened_in_a_row, 20), self.settings.max_open_seconds)
         self._opened_in_a_row += 1
-        self._move(BreakerState.OPEN, now_ms, cause)
-        self.next_probe_at = now_ms + int(open_s * 1000 * (1 - JITTER * self._chance()))
+        self._move(BreakerState.OPEN, now_ms, cause, now_ms + int(open_s * 1000 * (1 - JITTER * self._chance())))
 
-    def _move(self, to: BreakerState, now_ms: int, cause: str) -> None:
+    def _move(self, to: BreakerState, now_ms: int, cause: str, next_probe_at: int | None = None) -> None:
         self.state, self.since, self.cause = to, now_ms, cause
-        self.next_probe_at = None
+        self.next_probe_at = next_probe_at
         self._epoch += 1
         self._in_flight = 0
         self._consecutive = 0
         self._probes_passed = 0
         self._ramp = None
         self._calls = CallWindow(self.settings.window_seconds)
-        self._on_transition(Transition(to, now_ms, cause, again=self._opened_in_a_row > 1))
+        self._on_transition(Transition(to, now_ms, cause, next_probe_at, again=self._opened_in_a_row > 1))
 
     def __repr__(self) -> str:
         return f"<Breaker {self.state} in_flight={self._in_flight} next_probe_at={self.next_probe_at}>"

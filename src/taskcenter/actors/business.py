@@ -34,6 +34,7 @@ from taskcenter.actors.tools import ActorTools, BusinessMeters
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.records import Business, BusinessStatus
 from taskcenter.task import TaskRef
+from taskcenter.times import format_time
 
 MAILBOX_CAPACITY: Final = 10_000
 STORE_PAUSE_MS: Final = 500  # no claims for this long after the store refused one
@@ -256,7 +257,10 @@ class BusinessActor:
             "breaker moved", business=self.business.code, host=host, to=transition.to.value, cause=transition.cause
         )
         if transition.to is BreakerState.OPEN and not transition.again:
-            self.tools.alert("breaker_open", f"business {self.business.code}, host {host}: {transition.cause}")
+            probe = (
+                "" if transition.next_probe_at is None else f"; next probe at {format_time(transition.next_probe_at)}"
+            )
+            self.tools.alert("breaker_open", f"business {self.business.code}, host {host}: {transition.cause}{probe}")
 
     def _measure(self) -> None:
         now = self.tools.clock.now_ms()

@@ -69,6 +69,7 @@ class BusinessMeters:
         self._duration = metrics.callback_duration.labels(code)
         self._lateness = metrics.callback_lateness.labels(code)
         self._breaker = metrics.breaker_state.labels(code)
+        self._next_probe = metrics.breaker_next_probe.labels(code)
         self._outcomes = {status: metrics.callbacks.labels(code, status.value) for status in ExecutionStatus}
         self._finished: dict[Status, Any] = {
             status: metrics.tasks_finished.labels(code, status.value) for status in TERMINAL
@@ -92,8 +93,14 @@ class BusinessMeters:
         self._metrics.breaker_transitions.labels(self._code, transition.to.value).inc()
 
     def breaker_state(self, breakers: Iterable[Breaker]) -> None:
-        """The worst of the business's hosts."""
-        self._breaker.set(max((_LEVEL[breaker.state] for breaker in breakers), default=0))
+        """The worst of the business's hosts, and the earliest of their next probes."""
+        level, probe_at = 0, 0
+        for breaker in breakers:
+            level = max(level, _LEVEL[breaker.state])
+            if breaker.next_probe_at is not None:
+                probe_at = min(probe_at or breaker.next_probe_at, breaker.next_probe_at)
+        self._breaker.set(level)
+        self._next_probe.set(probe_at / 1000)
 
 
 _LEVEL = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
