@@ -59,6 +59,10 @@ class Metrics:
         self.shards_owned = self._gauge("shards_owned", "Shards this instance owns.")
         self.lease_takeovers = self._counter("lease_takeovers", "Shards taken from a dead owner.")
         self.fenced_writes = self._counter("fenced_writes", "Claims or outcomes refused because the term was over.")
+        self._of_the_process()
+        ProcessCollector(registry=self.registry)
+
+    def _of_the_process(self) -> None:
         self.http_request = self._histogram(
             "http_request_seconds", "API requests.", QUERY_BUCKETS, ("route", "method", "status")
         )
@@ -81,7 +85,6 @@ class Metrics:
         )
         self.http_connections = self._gauge("http_connections", "Open API connections.")
         self.http_faults = self._counter("http_faults", "API connections ended by a fault.", ("kind",))
-        ProcessCollector(registry=self.registry)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"taskcenter_{name}", text, labels, registry=self.registry)
