@@ -63,12 +63,15 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     def _of_the_process(self) -> None:
+        by = ("business",)
         self.http_request = self._histogram(
             "http_request_seconds", "API requests.", QUERY_BUCKETS, ("route", "method", "status")
         )
         self.disk_free_bytes = self._gauge("disk_free_bytes", "Free space where an embedded database lies.")
         self.api_key_expiry = self._gauge(
-            "api_key_expiry_timestamp_seconds", "When the business's last API key in force ends, s since 1970.", by
+            "api_key_expiry_timestamp_seconds",
+            "When the business's last API key in force ends, s since 1970.",
+            ("business",),
         )
         self.callback_certificate_expiry = self._gauge(
             "callback_certificate_expiry_timestamp_seconds",
