@@ -117,11 +117,12 @@ class Receiver:
 class Service:
     """`taskcenter serve` as a process of its own."""
 
-    def __init__(self, database_url: str, directory: Path, *arguments: str, **settings: str) -> None:
+    def __init__(self, database_url: str, directory: Path, *arguments: str, **settings: str | None) -> None:
+        """`settings`: variables of its environment; None takes one out."""
         self.log_path = directory / "service.log"
         self._command = [sys.executable, "-m", "taskcenter", "serve", "--migrate", *arguments]
         self.port = 0
-        self._environment = {
+        environment: dict[str, str | None] = {
             **os.environ,
             "TASKCENTER_DATABASE_URL": database_url,
             "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN,
@@ -132,6 +133,7 @@ class Service:
             "TASKCENTER_API_RATE": "0",  # one caller plays many
             **settings,
         }
+        self._environment = {name: value for name, value in environment.items() if value is not None}
         self._process: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> None:

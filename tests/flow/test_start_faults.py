@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.flow.kit import ADMIN_TOKEN, ENCRYPTION_KEYS, business, running
+from tests.flow.kit import ADMIN_TOKEN, ENCRYPTION_KEYS, Service, business, running
 from tests.servers import PrivateServer
 from tests.store.connection_kit import by_hand
 
@@ -30,9 +30,9 @@ FULL = "taskcenter: TASKCENTER_DATABASE_URL: the database"
 FULL_DISK = ["sh", "-c", 'ulimit -f 16; exec "$@"', "sh"]
 
 
-def serve(directory: Path, *around: str, **settings: str) -> tuple[int, str]:
+def serve(directory: Path, *around: str, **settings: str | None) -> tuple[int, str]:
     """`taskcenter serve` in `directory`, to its end: exit status, and the one line it left."""
-    environment = {
+    environment: dict[str, str | None] = {
         **os.environ,
         "TASKCENTER_ADMIN_TOKEN": ADMIN_TOKEN,
         "TASKCENTER_ENCRYPTION_KEYS": ENCRYPTION_KEYS,
@@ -41,8 +41,9 @@ def serve(directory: Path, *around: str, **settings: str) -> tuple[int, str]:
         **settings,
     }
     command = [*around, sys.executable, "-m", "taskcenter", "serve"]
+    given = {name: value for name, value in environment.items() if value is not None}
     done = subprocess.run(
-        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=ENDS_WITHIN_S, check=False
+        command, cwd=directory, env=given, capture_output=True, text=True, timeout=ENDS_WITHIN_S, check=False
     )
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line]
     assert len(lines) == 1, lines
@@ -168,6 +169,23 @@ async def test_keys_that_do_not_open_the_database_are_refused(tmp_path: Path) ->
     assert line.startswith("taskcenter: TASKCENTER_ENCRYPTION_KEYS: does not open what this database holds")
     assert f"is not what was sealed here with key '{former}'" in line
     assert "e.g. k2:<new>,k1:<former>" in line
+
+
+async def test_a_lost_key_file_is_asked_for_and_not_made_anew(tmp_path: Path) -> None:
+    url, keys = f"sqlite:///{tmp_path / 'a.db'}", tmp_path / "a.db.keys"
+    service = Service(url, tmp_path, TASKCENTER_ENCRYPTION_KEYS=None)
+    await service.start()
+    async with business(service):
+        assert await service.terminate() == 0
+    backup = keys.rename(tmp_path / "backup")
+    status, line = await trio.to_thread.run_sync(
+        lambda: serve(tmp_path, TASKCENTER_DATABASE_URL=url, TASKCENTER_ENCRYPTION_KEYS=None)
+    )
+    assert status == USAGE and "from a backup of the .keys file" in line
+    assert not keys.exists()
+    backup.rename(keys)
+    await service.start()
+    assert await service.terminate() == 0
 
 
 def test_a_database_whose_certificate_is_not_trusted_is_told_as_that(

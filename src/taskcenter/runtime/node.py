@@ -47,7 +47,7 @@ from taskcenter.runtime.expiries import Expiries
 from taskcenter.runtime.gauges import TaskGauges
 from taskcenter.runtime.housekeeping import Housekeeping
 from taskcenter.runtime.identity import own_identity
-from taskcenter.runtime.keyring import load_keys
+from taskcenter.runtime.keyring import keep_keys, load_keys
 from taskcenter.runtime.load import STORE_TARGET_MS
 from taskcenter.runtime.peer_link import PeerLink
 from taskcenter.service.services import Services
@@ -98,6 +98,7 @@ async def run_node(
     try:
         await store.open()
         await _check_keys(store)
+        keep_keys(settings, url, keys)
         node = Node(settings, store, keys, metrics, waits, reuse_port=reuse_port)
         return await node.run(ready)
     finally:
