@@ -112,7 +112,7 @@ def test_a_batch_has_a_result_for_each_item_in_order(live: Live) -> None:
     heavy = [business.body(live, payload="x" * 250_000) for _ in range(36)]
     refused(business.api.call("POST", "/tasks/batch", {"tasks": heavy}), 413, "payload_too_large")
     done = business.api.ok("DELETE", "/tasks?status=pending&limit=1000")
-    assert done == {"matched": 1000, "cancelled": 1000, "more": True}
+    assert done == {"matched": 1000, "cancelled": 1000, "in_flight": 0, "more": True}
     refused(business.api.call("DELETE", "/tasks"), 422, "invalid_request")
 
 
@@ -142,7 +142,12 @@ def test_the_list_filters_and_pages_stably(live: Live) -> None:
     refused(business.api.call("GET", "/tasks?limit=201"), 422, "invalid_request")
     refused(business.api.call("GET", "/tasks?cursor=nonsense"), 422, "invalid_request")
     refused(business.api.call("GET", "/tasks?status=odd"), 422, "invalid_request")
-    assert business.api.ok("DELETE", "/tasks?tag=even&dry_run=true") == {"matched": 3, "cancelled": 0, "more": False}
+    assert business.api.ok("DELETE", "/tasks?tag=even&dry_run=true") == {
+        "matched": 3,
+        "cancelled": 0,
+        "in_flight": 0,
+        "more": False,
+    }
     done = business.api.ok("DELETE", "/tasks?tag=even")
     assert (done["matched"], done["cancelled"], count("status=cancelled")) == (3, 3, 3)
 

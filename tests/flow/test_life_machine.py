@@ -151,6 +151,7 @@ class Life(RuleBasedStateMachine):
         done = [] if dry_run else matching[:limit]
         assert answer.json == {
             "matched": min(len(matching), limit), "cancelled": len(done), "more": len(matching) > limit,
+            "in_flight": sum(task.status == "running" for task in done),
         }  # fmt: skip
         for task in done:
             task.cancelled()

@@ -143,18 +143,23 @@ async def test_cancel_matching(stored_api: Api) -> None:
     for number in range(7):
         await api.create(f"n{number}", delay=60, tags=["bulk"])
     dry = await api.call("DELETE", "/tasks?tag=bulk&dry_run=true")
-    assert dry.json == {"matched": 7, "cancelled": 0, "more": False}
+    assert dry.json == {"matched": 7, "cancelled": 0, "in_flight": 0, "more": False}
     part = await api.call("DELETE", "/tasks?tag=bulk&limit=5")
-    assert part.json == {"matched": 5, "cancelled": 5, "more": True}
+    assert part.json == {"matched": 5, "cancelled": 5, "in_flight": 0, "more": True}
     assert len(api.engine.withdrawn) == 6  # one of them by `some`
     rest = await api.call("DELETE", "/tasks", query={"tag": "bulk"})
-    assert rest.json == {"matched": 2, "cancelled": 2, "more": False}
-    assert (await api.call("DELETE", "/tasks?tag=bulk")).json == {"matched": 0, "cancelled": 0, "more": False}
+    assert rest.json == {"matched": 2, "cancelled": 2, "in_flight": 0, "more": False}
+    assert (await api.call("DELETE", "/tasks?tag=bulk")).json == {
+        "matched": 0,
+        "cancelled": 0,
+        "in_flight": 0,
+        "more": False,
+    }
     assert (await api.call("DELETE", "/tasks?status=succeeded")).json["matched"] == 0  # what has ended stays as it is
     assert await ids(api, status="succeeded") == ["done"]
     assert await ids(api, status="pending") == ["waits"]
     everything = await api.call("DELETE", "/tasks?created_after=2020-01-01T00:00:00Z")
-    assert everything.json == {"matched": 1, "cancelled": 1, "more": False}
+    assert everything.json == {"matched": 1, "cancelled": 1, "in_flight": 0, "more": False}
     audit = (await api.call("GET", "/businesses/orders/audit")).json["items"]
     targets = [entry["target"] for entry in audit if entry["action"] == "task.cancel_matching"]
     assert any("tag=bulk" in target for target in targets)
@@ -188,7 +193,12 @@ async def test_a_cancel_takes_what_the_list_shows(
     shown = set(await ids(api, **given)) - {"n5"}
     assert 0 < len(shown) < 5
     answer = await api.call("DELETE", "/tasks", query=given)
-    assert answer.json == {"matched": len(shown), "cancelled": len(shown), "more": False}
+    assert answer.json == {
+        "matched": len(shown),
+        "cancelled": len(shown),
+        "in_flight": int("n2" in shown),
+        "more": False,
+    }
     assert set(await ids(api, status="cancelled")) == shown
 
 

@@ -237,10 +237,12 @@ async def test_cancel_matching(store: SqlStore) -> None:
     running = await claim(store, made[1])
     await end(store, made[3])
     cancelled = await store.tasks.cancel_matching(BUSINESS, TaskFilter(tag="x"), 2, NOW, audit_entry("task.cancel"))
-    assert [task.id for task in cancelled] == [made[9].id, made[7].id]
+    assert [change.task.id for change in cancelled] == [made[9].id, made[7].id]
     rest = await store.tasks.cancel_matching(BUSINESS, TaskFilter(tag="x"), 10, NOW, audit_entry("task.cancel"))
-    assert [task.id for task in rest] == [made[5].id, running.id]
-    assert [await store.tasks.get(BUSINESS, task.id) for task in rest] == rest
+    assert rest == [
+        Changed(await stored(store, made[5]), Status.PENDING),
+        Changed(await stored(store, running), Status.RUNNING, cancelled_in_flight=True),
+    ]
     assert await counters(store) == {"active": 5, "created": 10, "cancelled": 4}
     only_ended = TaskFilter(statuses=frozenset({Status.SUCCEEDED}))
     assert await store.tasks.cancel_matching(BUSINESS, only_ended, 10, NOW, audit_entry()) == []

@@ -174,6 +174,10 @@ class BulkCancelledView(BaseModel):
 
     matched: int = Field(description="Active tasks that matched, up to `limit`.", examples=[120])
     cancelled: int = Field(description="Tasks cancelled; 0 for a dry run.", examples=[120])
+    in_flight: int = Field(
+        description="Of them, those with an attempt on its way; no further callback of any of them starts.",
+        examples=[2],
+    )
     more: bool = Field(description="Whether matching tasks are left: send the request again.", examples=[False])
 
 

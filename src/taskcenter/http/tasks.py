@@ -207,7 +207,8 @@ def _add_bulk(blueprint: Blueprint, services: TaskServices) -> None:
     @describe(
         "Cancel all tasks that match",
         tag=TAG,
-        description="Needs at least one filter. Cancels up to `limit` active tasks; `more` says whether some are left.",
+        description="Needs at least one filter. Cancels up to `limit` active tasks; `in_flight` says how many of them "
+        "had a callback on its way, `more` whether some are left.",
         query=CancelQuery,
         replies={200: Reply("How many.", m.BulkCancelledView)},
     )
@@ -215,7 +216,8 @@ def _add_bulk(blueprint: Blueprint, services: TaskServices) -> None:
         await no_body()
         given = query(CancelQuery)
         done = await services.bulk.cancel(principal(), given.where(), given.limit, dry_run=given.dry_run)
-        return json_response({"matched": done.matched, "cancelled": done.cancelled, "more": done.more})
+        told = {"matched": done.matched, "cancelled": done.cancelled, "in_flight": done.in_flight, "more": done.more}
+        return json_response(told)
 
     @blueprint.post("/tasks/redeliver")
     @describe(

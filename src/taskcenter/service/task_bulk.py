@@ -30,6 +30,7 @@ BUDGET_S: Final = 3.5  # after this no further step is begun
 class BulkCancelled:
     matched: int
     cancelled: int
+    in_flight: int  # of them, those with an attempt on its way that may still reach the receiver
     more: bool  # matching tasks are left: ask again
 
 
@@ -49,31 +50,32 @@ class TaskBulk:
         business = principal.require(Scope.TASKS_WRITE)
         active = narrowed(where, ACTIVE)
         if active is None:
-            return BulkCancelled(0, 0, more=False)
+            return BulkCancelled(0, 0, 0, more=False)
         matched = await self.tools.store.count(business.id, active, limit + 1)
         if dry_run:
-            return BulkCancelled(min(matched, limit), 0, more=matched > limit)
+            return BulkCancelled(min(matched, limit), 0, 0, more=matched > limit)
         until = trio.current_time() + BUDGET_S
-        cancelled = 0
+        cancelled = in_flight = 0
         while cancelled < limit and trio.current_time() < until:
             step = min(STEP, limit - cancelled)
-            done = await self._cancel_step(principal, business, active, step)
-            cancelled += done
+            done, on_their_way = await self._cancel_step(principal, business, active, step)
+            cancelled, in_flight = cancelled + done, in_flight + on_their_way
             if done < step:
-                return BulkCancelled(max(min(matched, limit), cancelled), cancelled, more=False)
-        return BulkCancelled(max(min(matched, limit), cancelled), cancelled, more=matched > cancelled)
+                return BulkCancelled(max(min(matched, limit), cancelled), cancelled, in_flight, more=False)
+        return BulkCancelled(max(min(matched, limit), cancelled), cancelled, in_flight, more=matched > cancelled)
 
-    async def _cancel_step(self, principal: Principal, business: Business, where: TaskFilter, step: int) -> int:
+    async def _cancel_step(
+        self, principal: Principal, business: Business, where: TaskFilter, step: int
+    ) -> tuple[int, int]:
+        """How many, and how many of them had an attempt on its way."""
         now = self.tools.clock.now_ms()
         audit = audit_entry(principal, business.id, now, "task.cancel_matching", _spelled(where))
 
         finish = finish_of(now)
 
-        async def cancel() -> int:
-            tasks = await self.tools.store.cancel_matching(business.id, where, step, now, audit, finish=finish)
-            for task in tasks:
-                self.tools.cancelled(task, finish)
-            return len(tasks)
+        async def cancel() -> tuple[int, int]:
+            changes = await self.tools.store.cancel_matching(business.id, where, step, now, audit, finish=finish)
+            return len(changes), sum(self.tools.cancelled(change, finish) for change in changes)
 
         return await self.tools.writes.call(cancel, business.id)
 

@@ -33,14 +33,16 @@ class TaskTools:
         if task.ref is not None:
             self.engine.offer(task.ref)
 
-    def cancelled(self, task: Task, finish: FinishOf) -> bool:
-        """Tell of a cancelled task: it counts as ended, and the call of its finish_url is due. Returns whether an
-        attempt of it was held here, unsent, and never will be sent.
+    def cancelled(self, change: Changed, finish: FinishOf) -> bool:
+        """Tell of a task just cancelled: it counts as ended, and the call of its finish_url is due. Returns whether an
+        attempt was on its way, and not just held here, unsent: that one never will be sent.
         """
+        task = change.task
         self.metrics.tasks_finished.labels(task.business_code, task.status.value).inc()
         if (call := finish(task, None)) is not None:
             self.engine.offer(ref_of(call))
-        return self.engine.withdraw(task.id, task.business_id)
+        withdrawn = self.engine.withdraw(task.id, task.business_id)
+        return change.cancelled_in_flight and not withdrawn
 
 
 async def find(store: TaskStore, business: Business, task_id: str) -> Task:

@@ -184,8 +184,7 @@ class TaskService:
             )
             if result.previous is Status.CANCELLED:
                 return Cancelled(result.task, await self._still_in_flight(result, now))
-            withdrawn = self.tools.cancelled(result.task, finish)
-            return Cancelled(result.task, result.cancelled_in_flight and not withdrawn)
+            return Cancelled(result.task, self.tools.cancelled(result, finish))
 
         return await self.tools.writes.call(cancel, business.id)
 

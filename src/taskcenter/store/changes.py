@@ -150,7 +150,7 @@ async def cancel(connection: Connection, call: Change, finish: FinishOf | None) 
     if task.status in TERMINAL:
         return WrongState(task)
     (cancelled,) = await _cancel(connection, [task], call, finish)
-    return Changed(cancelled, task.status, cancelled_in_flight=task.status is Status.RUNNING)
+    return _cancelled(task.status, cancelled)
 
 
 async def cancel_matching(
@@ -163,7 +163,7 @@ async def cancel_matching(
     now: int,
     audit: NewAuditEntry,
     finish: FinishOf | None,
-) -> list[Task]:
+) -> list[Changed]:
     """See `interface.TaskStore.cancel_matching`."""
     wanted = replace(where, statuses=(where.statuses & ACTIVE) if where.statuses else ACTIVE)
     if not wanted.statuses:
@@ -174,7 +174,12 @@ async def cancel_matching(
     if not tasks:
         return []
     cancelled = await _cancel(connection, tasks, Change(vault, business_id, "", now, audit), finish)
-    return sorted(cancelled, key=lambda task: task.id, reverse=True)
+    changed = [_cancelled(before.status, after) for before, after in zip(tasks, cancelled, strict=True)]
+    return sorted(changed, key=lambda change: change.task.id, reverse=True)
+
+
+def _cancelled(previous: Status, task: Task) -> Changed:
+    return Changed(task, previous, cancelled_in_flight=previous is Status.RUNNING)
 
 
 async def _cancel(connection: Connection, tasks: Sequence[Task], call: Change, finish: FinishOf | None) -> list[Task]:

@@ -23,6 +23,7 @@ from taskcenter.store.engine_records import (
 from taskcenter.store.records import (
     AuditEntry,
     Business,
+    Changed,
     ChangeResult,
     Counters,
     CreateResult,
@@ -142,8 +143,8 @@ class TaskStore(Protocol):
         audit: NewAuditEntry,
         *,
         finish: FinishOf | None = None,
-    ) -> list[Task]:
-        """Cancel up to `limit` active tasks that match, the newest first; returns them."""
+    ) -> list[Changed]:
+        """Cancel up to `limit` active tasks that match, the newest first; returns what it did."""
 
     async def redeliver(  # noqa: PLR0917  # five things name the call, as in its sisters; the sixth is the quota
         self, business_id: int, task_id: str, due_at: int, now: int, audit: NewAuditEntry, max_active: int

@@ -13,6 +13,7 @@ from taskcenter.store.connection import Connection, Database, Param, Row
 from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.ledger import ENDED
 from taskcenter.store.records import (
+    Changed,
     ChangeResult,
     CreateResult,
     Execution,
@@ -115,7 +116,7 @@ class SqlTaskStore:
         audit: NewAuditEntry,
         *,
         finish: FinishOf | None = None,
-    ) -> list[Task]:
+    ) -> list[Changed]:
         return await self._database.write(
             partial(
                 changes.cancel_matching,
