@@ -17,6 +17,8 @@ from bench.kit import BODY, nginx, percentile
 from bench.stores import database
 from tests.flow.kit import Service, business
 
+HEAD = "| sender | p50 | p95 | p99 | worst | early |\n| --- | --- | --- | --- | --- | --- |"
+
 
 async def reference(url: str, rate: int, seconds: int) -> list[float]:
     """Lateness in ms of a loop with nothing behind it."""
@@ -60,14 +62,12 @@ async def main(store: str, rate: int, seconds: int) -> None:
                     arrivals = receiver.arrivals()
                     assert len(arrivals) == total, f"{len(arrivals)} of {total} arrived"
                     late = [at - due_at for at, due_at in arrivals]
-                    print(f"store {store}, {rate}/s for {seconds} s, one process; lateness in ms at the receiver")
-                    for name, values in (("task center", late), ("bare loop", bare)):
-                        marks = ", ".join(
-                            f"p{share * 100:g} {percentile(values, share):.1f}" for share in (0.5, 0.95, 0.99)
-                        )
-                        print(
-                            f"  {name:<12} {marks}, worst {max(values):.1f}, early {sum(value < 0 for value in values)}"
-                        )
+                    print(f"{store}, {rate} a second for {seconds} s, one process; lateness in ms at the receiver\n")
+                    print(HEAD)
+                    for name, values in (("Task Center", late), ("a bare loop, no store", bare)):
+                        marks = " | ".join(f"{percentile(values, share):.1f}" for share in (0.5, 0.95, 0.99))
+                        early = sum(value < 0 for value in values)
+                        print(f"| {name} | {marks} | {max(values):.1f} | {early} |")
             finally:
                 await service.terminate()
 

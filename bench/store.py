@@ -1,6 +1,6 @@
 """How fast the store is: creates in batches of 1,000, then claims and outcomes in batches of 1, 10, 50 and 200.
 
-Every commit is durable. Prints one line a server and kind of work: items a second, and the median time of a batch.
+Every commit is durable. Prints items a second, and the median time of a batch.
 
     python bench/store.py [sqlite] [mariadb] [mysql]
 """
@@ -62,7 +62,7 @@ def server_url(kind: str) -> Iterator[str]:
 
 def report(server: str, what: str, items: int, took: list[float]) -> None:
     rate = items / (sum(took) or 1)
-    print(f"{server:18} {what:22} {rate:10,.0f}/s   median {statistics.median(took or [0]) * 1000:8.2f} ms", flush=True)
+    print(f"| {server} | {what} | {rate:,.0f} | {statistics.median(took or [0]) * 1000:.2f} |", flush=True)
 
 
 async def creates(store: SqlStore) -> list[Task]:
@@ -129,6 +129,7 @@ async def bench(url: str) -> None:
 
 
 def main() -> None:
+    print("| server | work, items in a batch | items/s | a batch, ms |\n| --- | --- | --- | --- |", flush=True)
     for kind in sys.argv[1:] or ["sqlite", "mariadb", "mysql"]:
         with server_url(kind) as url:
             migrate.up(url)
