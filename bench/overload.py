@@ -4,6 +4,7 @@ First the peak: `--workers` callers, each with its next create as soon as the la
 creates are sent on their own schedule whatever became of the former ones, for `--seconds`. Beside them one caller reads
 a task and one asks for the health, 10 times a second each. The callers are one loop over epoll, in a process of its
 own: a slower one would measure itself. `not sent`: all clients were waiting for an answer or for their `Retry-After`.
+CPU is the service's, of a core: where it is far below 1 the machine had no more to give.
 
 python -m bench.overload [--store sqlite|mariadb|mysql|URL] [--factors 1 2 5 10] [--seconds 10] [--workers 64]
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import re
 import select
 import socket
 import tempfile
@@ -22,13 +24,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import httpx
 import trio
 from bench.kit import percentile
 from bench.stores import database
 from tests.flow.kit import ADMIN_TOKEN, Api, Service
 
 CONNECTIONS = 1500  # clients: one that is refused keeps away for as long as it was told
-AWAY_S = 1.0
 PATIENCE_S = 5.0
 
 
@@ -65,6 +67,7 @@ class Line:
         self.socket = socket.create_connection(("127.0.0.1", port))
         self.socket.setblocking(False)
         self.sent_at = 0.0
+        self.retry_after_s = 0  # by the last answer
         self._data = b""
 
     def send(self) -> None:
@@ -81,6 +84,7 @@ class Line:
         if not end or len(body) < int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0]):
             return None
         self._data = b""
+        self.retry_after_s = int(head.lower().partition(b"retry-after:")[2].partition(b"\r\n")[0] or 0)
         return int(head[9:12])
 
 
@@ -93,7 +97,7 @@ class Callers:
         self._lines: dict[int, Line] = {}
         self._idle: dict[int, deque[Line]] = {id(source): deque() for source in sources}
         self._sources = sources
-        self._away: deque[tuple[float, Line]] = deque()  # until when
+        self._away: list[tuple[float, int, Line]] = []  # heap: until when
         for source in sources:
             for _ in range(source.connections):
                 self._open(source)
@@ -112,7 +116,7 @@ class Callers:
                 self._idle[id(source)].popleft().send()
         while (now := time.monotonic()) < began + seconds:
             while self._away and self._away[0][0] <= now:
-                line = self._away.popleft()[1]
+                line = heapq.heappop(self._away)[2]
                 self._idle[id(line.source)].append(line)
             while due and due[0][0] <= now:
                 at, number = heapq.heappop(due)
@@ -149,7 +153,7 @@ class Callers:
             if again and not line.source.rate:
                 line.send()
             elif status == 503:
-                self._away.append((time.monotonic() + AWAY_S, line))
+                heapq.heappush(self._away, (time.monotonic() + line.retry_after_s, id(line), line))
             else:
                 self._idle[id(line.source)].append(line)
 
@@ -176,8 +180,17 @@ class Flood:
         Callers(self._port, [creates]).run(seconds)
         return creates.seen.rate(201, seconds)
 
-    def offer(self, rate: float, seconds: float, peak: float) -> str:
+    async def cpu(self) -> float:
+        """Seconds the service has used."""
+        async with httpx.AsyncClient(trust_env=False) as client:
+            text = (await client.get(f"http://127.0.0.1:{self._port}/metrics")).text
+        used = re.search(r"process_cpu_seconds_total ([0-9.]+)", text)
+        assert used is not None
+        return float(used[1])
+
+    async def offer(self, rate: float, seconds: float, peak: float) -> str:
         """One row."""
+        before = await self.cpu()
         creates = Source(self._create, rate, CONNECTIONS)
         reads = Source(lambda: self._request("GET", "/api/v1/tasks/business/o-1"), 10, 5)
         health = Source(lambda: self._request("GET", "/health"), 10, 5)
@@ -186,7 +199,8 @@ class Flood:
         other = {str(status): len(values) for status, values in seen.by_status.items() if status not in {201, 503}}
         good = seen.rate(201, seconds)
         cells = [f"{good:.0f}", f"{good / peak:.0%}", seen.p(201, 0.5), seen.p(201), f"{seen.rate(503, seconds):.0f}"]
-        cells += [seen.p(503), reads.seen.p(200), health.seen.p(200), str(other | dict(seen.failed) or "")]
+        cells += [seen.p(503), reads.seen.p(200), health.seen.p(200), f"{(await self.cpu() - before) / seconds:.2f}"]
+        cells.append(str(other | dict(seen.failed) or ""))
         return f"| {' | '.join(cells)} |"
 
 
@@ -201,15 +215,18 @@ async def main(store: str, factors: list[float], seconds: float, workers: int) -
             await admin.aclose()
             flood = Flood(service.port, token)
             flood.peak(workers, 2)
+            before = await flood.cpu()
             peak = flood.peak(workers, seconds)
-            print(f"store {store}: at most {peak:.0f} creates/s with {workers} callers; {seconds:g} s a row; ms\n")
+            used = (await flood.cpu() - before) / seconds
             print(
-                "| offered | created/s | of peak | p50 | p95 | refused/s | their p95 | read p95 | health p95 | other |"
+                f"{store}: at most {peak:.0f} creates/s with {workers} callers, CPU {used:.2f}; {seconds:g} s a row\n"
             )
-            print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+            columns = "offered | created/s | of peak | p50 | p95 | refused/s | their p95 | read p95 | health p95 | CPU"
+            print(f"| {columns} | other |")
+            print(f"|{' --- |' * 11}")
             for factor in factors:
                 time.sleep(3)  # noqa: ASYNC251  # nothing else runs here
-                print(f"| {factor:g}× {flood.offer(factor * peak, seconds, peak)}")
+                print(f"| {factor:g}× {await flood.offer(factor * peak, seconds, peak)}")
         finally:
             await service.terminate()
 

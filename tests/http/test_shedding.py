@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import heapq
 import json
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,7 +14,7 @@ from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
 from taskcenter.http.limits import ServerMeter, ServerSettings
 from taskcenter.http.server import serve_api
-from taskcenter.http.shedding import MOST_OPEN, Shedder
+from taskcenter.http.shedding import MOST_AWAY_S, MOST_OPEN, REFUSALS, RetryAfter, Shedder
 
 BODY = b'{"business_id": "a"}'
 CREATE = (
@@ -141,3 +143,26 @@ async def test_a_flood_is_met_at_the_door_before_any_queue_is_seen_to_stand() ->
         with trio.fail_after(5):
             while the.meter.requests_open:
                 await trio.sleep(0.01)
+
+
+def test_clients_that_heed_their_retry_after_come_back_no_faster_than_refusing_them_is_cheap() -> None:
+    """Any number of clients, each back as soon as it was told: the refusals a second settle."""
+    for clients in (50, 299, 1_500, 2_500):
+        retry, due = RetryAfter(), [(number / clients, number) for number in range(clients)]
+        heapq.heapify(due)
+        by_second: Counter[int] = Counter()
+        while due[0][0] < 60:
+            at, number = heapq.heappop(due)
+            by_second[int(at)] += 1
+            heapq.heappush(due, (at + retry.refused(at), number))
+        late = [by_second[second] for second in range(30, 60)]
+        assert sum(late) / len(late) <= max(clients / MOST_AWAY_S, 1.1 * REFUSALS)
+        assert retry.seconds == 1 or clients > REFUSALS
+
+
+def test_once_the_flood_is_over_a_second_is_enough_again() -> None:
+    retry = RetryAfter()
+    for number in range(4_000):
+        retry.refused(number / 2_000)
+    assert 1 < retry.refused(2.0) <= MOST_AWAY_S
+    assert retry.refused(100.0) == 1

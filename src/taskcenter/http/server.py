@@ -210,7 +210,7 @@ class ApiServer:
         """The refusal of what a connection at rest received, or None: serve it."""
         if self._shedder is None or self.context.terminated.is_set():
             return None
-        refusal = self._shedder.answer(data, self.settings, self.meter)
+        refusal = self._shedder.answer(data, self.settings, self.meter, trio.current_time())
         return None if refusal is None else refusal(self.new_request_id())
 
     def idle(self, connection: Connection) -> None:

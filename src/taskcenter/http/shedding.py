@@ -9,44 +9,70 @@ Whatever is not plainly such a request takes the long way, where the service ref
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from taskcenter.http.head import Caller, Head, Refused, check_head
 from taskcenter.http.limits import ServerMeter, ServerSettings
 
-RETRY_AFTER_S: Final = 1
+REFUSALS: Final = 300  # a second: what they cost is a small part of a core
+MOST_AWAY_S: Final = 10
 MOST_OPEN: Final = 128  # what one process answers in less than 200 ms
 _CREATE: Final = (b"POST /api/v1/tasks ", b"POST /api/v1/tasks/batch ")
 _LENGTH: Final = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,8})[ \t]*\r", re.IGNORECASE)
 _NOT_PLAIN: Final = re.compile(rb"\n(?:expect|connection|upgrade):", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True)
-class Shedder:
-    """`reason`: why creates are shed now, or None; asked for every create, so it must be cheap. `count`: one was.
+class RetryAfter:
+    """For how long those who are refused are told to stay away, so that no more than `REFUSALS` come back a second.
 
-    Besides, creates are shed while `MOST_OPEN` requests are on their way: a flood would otherwise be inside before any
-    queue is seen to stand.
+    By Little's law: who are away are as many as are refused a second, times how long each stays. Pure.
     """
 
-    reason: Callable[[], str | None]
-    count: Callable[[], None]
+    def __init__(self) -> None:
+        self.seconds = 1
+        self._away = 0.0  # clients, by what the last seconds told; forgotten by a tenth a second
+        self._refused = 0  # in the present second
+        self._second = 0
 
-    def answer(self, data: bytes, settings: ServerSettings, meter: ServerMeter) -> Callable[[str], bytes] | None:
+    def refused(self, now_s: float) -> int:
+        """One more is refused; how long it shall stay away, in s."""
+        elapsed = int(now_s) - self._second
+        if elapsed:
+            self._away = max(self._away * 0.9**elapsed, float(self._refused * self.seconds))
+            self.seconds = min(max(1, math.ceil(self._away / REFUSALS)), MOST_AWAY_S)
+            self._refused, self._second = 0, int(now_s)
+        self._refused += 1
+        return self.seconds
+
+
+class Shedder:
+    """Creates are shed while there is a reason, or while `MOST_OPEN` requests are on their way: a flood would otherwise
+    be inside before any queue is seen to stand.
+    """
+
+    def __init__(self, reason: Callable[[], str | None], count: Callable[[], None]) -> None:
+        """`reason`: why creates are shed now, or None; it is asked for every create. `count`: one was refused."""
+        self._reason = reason
+        self._count = count
+        self._retry_after = RetryAfter()
+
+    def answer(
+        self, data: bytes, settings: ServerSettings, meter: ServerMeter, now_s: float
+    ) -> Callable[[str], bytes] | None:
         """To `data`, what a connection at rest has just received: by a request id. None: it is to be served."""
         if not data.startswith(_CREATE):
             return None
         full = f"{meter.requests_open} requests are on their way" if meter.requests_open >= MOST_OPEN else None
-        reason = full or self.reason()
+        reason = full or self._reason()
         if reason is None or not _is_plain(data, settings):
             return None
-        self.count()
+        self._count()
         meter.refusal("overloaded")
-        return partial(_refusal, reason, Caller.of(data).request_id)
+        return partial(_refusal, reason, self._retry_after.refused(now_s), Caller.of(data).request_id)
 
 
 def _is_plain(data: bytes, settings: ServerSettings) -> bool:
@@ -61,7 +87,7 @@ def _is_plain(data: bytes, settings: ServerSettings) -> bool:
         return False  # and is told so the long way
 
 
-def _refusal(reason: str, asked_id: str | None, new_id: str) -> bytes:
+def _refusal(reason: str, retry_after_s: int, asked_id: str | None, new_id: str) -> bytes:
     members = {
         "type": "about:blank", "title": "The service is busy", "status": 503, "detail": reason, "code": "overloaded",
     }  # fmt: skip
@@ -70,4 +96,4 @@ def _refusal(reason: str, asked_id: str | None, new_id: str) -> bytes:
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
         b"retry-after: %d\r\nx-request-id: %s\r\n\r\n"
     )
-    return head % (len(body), RETRY_AFTER_S, (asked_id or new_id).encode("ascii")) + body
+    return head % (len(body), retry_after_s, (asked_id or new_id).encode("ascii")) + body
