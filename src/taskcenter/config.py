@@ -97,15 +97,15 @@ class Settings(BaseSettings):
         examples=["67108864"],
     )
     backlog_pace: float = Field(
-        1.0,
+        10.0,
         ge=0,
         le=1000,
         description=(
             "How fast tasks that became overdue in an outage, a pause or behind a breaker are let go, in due order: "
-            "times the business's `rate_limit`, spread evenly. 1: a limit of 1000 a minute lets 16.7 a second go. "
+            "times the business's `rate_limit`, spread evenly. 10: a limit of 1000 a minute, a minute's worth in 6 s. "
             "Less than 1 may never catch up; 0: as fast as the limits allow."
         ),
-        examples=["1.0"],
+        examples=["10.0"],
     )
     lease_ttl: float = Field(10, ge=3, le=300, description="Time after which a silent instance's shards move, in s.")
     peer_address: str = Field(

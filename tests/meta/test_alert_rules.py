@@ -12,7 +12,7 @@ CALLS = re.compile(r"_?alerts?$|_tell_daily$")
 
 def fired() -> set[str]:
     """The literal rules of all calls that alert."""
-    found = {"missing_shard_row"}  # counted by the lease keeper itself
+    found: set[str] = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and CALLS.search(node.func.attr):

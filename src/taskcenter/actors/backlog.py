@@ -2,8 +2,9 @@
 
 Theory. After an outage, a pause or a breaker's recovery many tasks are overdue together. The rate limit would let a
 whole minute's worth of them start in one moment, on a receiver that has just come back. So what became overdue while
-it was held is let go evenly: `pace` times the rate limit, spread over the minute. At 1, the default, that is no slower
-than the limit allows in the long run, so a business within its limit catches up; what is on time is never paced.
+it was held is let go evenly, at `pace` times the rate limit. At 10, the default, a minute's worth takes 6 s: that is no
+stampede, and still recovered within seconds. At 1 it takes the minute, which is what the limit allows in the long run.
+What is on time is never paced.
 
 A *scope* is what was held: one destination host, or the whole business. It is marked when it is held, and unmarked when
 the first of its tasks to be looked at, the one due earliest, is no longer late. The pace is kept by the generic cell

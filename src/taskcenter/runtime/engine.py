@@ -34,7 +34,7 @@ from taskcenter.service.engine_port import BusinessView, WaitView
 from taskcenter.store.engine_records import ClaimRequest, Instance, Outcome, Recorded, ShardLease
 from taskcenter.store.interface import Store
 from taskcenter.store.records import Business, ExecutionStatus, Task, TaskKind
-from taskcenter.task import TERMINAL, TaskRef
+from taskcenter.task import SHARDS, TERMINAL, TaskRef
 from taskcenter.tracing import AttemptTracer
 from taskcenter.wheel.driver import WheelDriver
 from taskcenter.wheel.loader import Loader
@@ -224,6 +224,9 @@ class Engine:
         self._loader.add_shards(shards)
 
     def _observed(self, instances: Sequence[Instance], leases: Sequence[ShardLease]) -> None:
+        """What the store says of everybody, at each beat."""
+        if len(leases) < SHARDS:
+            self._parts.alert("missing_shard_row", f"{SHARDS - len(leases)} of {SHARDS} shards have no row")
         if self._parts.link is not None:
             self._parts.link.learn(instances, leases, self.instance_id)
 

@@ -209,9 +209,6 @@ class LeaseKeeper:
         instances = await self._store.instances()
         leases = await self._store.shards()
         self._observed(instances, leases)
-        if len(leases) < SHARDS:
-            self._metrics.alerts.labels("missing_shard_row").inc()
-            self._log.error("shard rows are missing", found=len(leases), needed=SHARDS)
         alive = {instance.id for instance in instances if not instance.dead}
         share = math.ceil(SHARDS / max(1, len(alive)))
         await self._check(leases_of={lease.shard: (lease.owner, lease.term) for lease in leases})
