@@ -35,6 +35,11 @@ KEYS: Final = (("k1", bytes(range(32))),)
 ADMIN: Final = "the-admin-token-of-these-tests"
 START_MS: Final = 1_800_000_000_000  # 2027-01-15T08:00:00Z
 HERE: Final = "192.0.2.1"
+Sent = list[tuple[str, str]]  # headers
+
+
+def bearer(text: str) -> Sent:
+    return [("Authorization", f"Bearer {text}")]
 
 
 class BusinessEngine(RecordingEngine):
