@@ -24,7 +24,7 @@ FLAGS = (
     "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--no-proxy-server",
     "--window-size=1280,1000",
 )  # fmt: skip
-OWN_SCHEMES = {"chrome", "data"}  # of the browser's own first page, and of what leaves no machine
+OWN_SCHEMES = {"chrome", "chrome-untrusted", "data"}  # of the browser's own first page, and of what leaves no machine
 ALL_PARTS = """return [...document.querySelectorAll('details.operation')].map(part => [
     part.querySelector('summary .method').textContent, part.querySelector('summary code').textContent])"""
 FOLLOW = """document.querySelector(`nav a[href="#${arguments[0]}"]`).click();
