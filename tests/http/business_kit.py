@@ -22,6 +22,7 @@ from taskcenter.actors.egress import EgressPolicy
 from taskcenter.clock import Clock
 from taskcenter.config import Settings
 from taskcenter.http.app import build_app
+from taskcenter.http.containment import CLIENT_LEFT
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.service.engine_port import BusinessView
@@ -114,7 +115,10 @@ class Instance:
             "path": f"/api/v1{path}", "raw_path": f"/api/v1{path}".encode(), "query_string": b"", "headers": headers,
             "client": (HERE, 4711), "server": None, "extensions": {},
         }  # fmt: skip
-        await self.app(scope, receive, send)
+        try:
+            await self.app(scope, receive, send)
+        except* CLIENT_LEFT:
+            pass  # nobody is there to be answered; the server takes it so too
 
     async def register(self, code: str = "orders", **fields: Any) -> dict[str, Any]:
         """A new business, as its admin sees it."""
