@@ -89,8 +89,10 @@ async def test_creates_are_refused_and_told_when_to_come_back_and_the_connection
         status, headers, body = await the.ask(stream, CREATE)
         assert (status, headers["retry-after"], headers["x-request-id"]) == (503, "1", "mine-7")
         assert headers["content-type"] == "application/problem+json"
+        assert (headers["x-content-type-options"], headers["cache-control"]) == ("nosniff", "no-store")
         problem = json.loads(body)
         assert (problem["code"], problem["detail"], problem["status"]) == ("overloaded", the.reason, 503)
+        assert (problem["type"], problem["instance"]) == ("/docs#problem-overloaded", "/api/v1/tasks"), "as any other"
         assert (await the.ask(stream, READ))[0] == 200, "reads are answered, on the same connection"
         the.reason = None
         assert (await the.ask(stream, CREATE))[0] == 200

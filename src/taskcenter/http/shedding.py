@@ -17,6 +17,7 @@ from typing import Final
 
 from taskcenter.http.head import Caller, Head, Refused, check_head
 from taskcenter.http.limits import ServerMeter, ServerSettings
+from taskcenter.http.problems import Problem
 
 REFUSALS: Final = 300  # a second: what they cost is a small part of a core
 MOST_AWAY_S: Final = 10
@@ -72,7 +73,7 @@ class Shedder:
             return None
         self._count()
         meter.refusal("overloaded")
-        return partial(_refusal, reason, self._retry_after.refused(now_s), Caller.of(data).request_id)
+        return partial(_refusal, reason, self._retry_after.refused(now_s), Caller.of(data))
 
 
 def _is_plain(data: bytes, settings: ServerSettings) -> bool:
@@ -87,13 +88,10 @@ def _is_plain(data: bytes, settings: ServerSettings) -> bool:
         return False  # and is told so the long way
 
 
-def _refusal(reason: str, retry_after_s: int, asked_id: str | None, new_id: str) -> bytes:
-    members = {
-        "type": "about:blank", "title": "The service is busy", "status": 503, "detail": reason, "code": "overloaded",
-    }  # fmt: skip
-    body = json.dumps(members).encode("ascii")
+def _refusal(reason: str, retry_after_s: int, caller: Caller, new_id: str) -> bytes:
+    body = json.dumps(Problem(503, "overloaded", reason).fields(caller.path)).encode("ascii")
     head = (
         b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\ncontent-length: %d\r\n"
-        b"retry-after: %d\r\nx-request-id: %s\r\n\r\n"
+        b"retry-after: %d\r\nx-request-id: %s\r\nx-content-type-options: nosniff\r\ncache-control: no-store\r\n\r\n"
     )
-    return head % (len(body), retry_after_s, (asked_id or new_id).encode("ascii")) + body
+    return head % (len(body), retry_after_s, (caller.request_id or new_id).encode("ascii")) + body
