@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -296,11 +296,8 @@ async def metric(service: Service, name: str, **labels: str) -> float:
 @asynccontextmanager
 async def business(service: Service, code: str = "shop", **fields: Any) -> AsyncIterator[Api]:
     """A new business, and the API as it sees it."""
-    admin = Api(service, ADMIN_TOKEN)
-    made = await admin.ok(
-        "POST", "/businesses", {"business_code": code, "business_name": code, "rate_limit": 100_000, **fields}
-    )
-    await admin.aclose()
-    api = Api(service, made["api_key"])
-    yield api
-    await api.aclose()
+    body = {"business_code": code, "business_name": code, "rate_limit": 100_000, **fields}
+    async with aclosing(Api(service, ADMIN_TOKEN)) as admin:
+        made = await admin.ok("POST", "/businesses", body)
+    async with aclosing(Api(service, made["api_key"])) as api:
+        yield api
