@@ -224,7 +224,9 @@ def test_migrate_goes_up_and_down_doctor_tells_and_a_newer_schema_is_refused(tmp
     assert taskcenter("migrate", **url).returncode == 0
     assert "base" in taskcenter("migrate", "--to", "base", **url).stdout
     assert taskcenter("migrate", **url).returncode == 0
-    doctor = taskcenter("doctor", **url)
+    doctor = taskcenter("doctor", **url, TASKCENTER_RETENTON_DAYS="7", TASKCENTER_SERVICE_HOST="10.0.0.1")
+    assert "TASKCENTER_RETENTON_DAYS is no setting" in doctor.stdout and "SERVICE_HOST" not in doctor.stdout
+    assert "write it TASKCENTER_RETENTION_DAYS" in doctor.stdout
     for word in ("settings", "database", "keys", "service"):
         assert word in doctor.stdout
     assert "transit      TLS, or not beyond this machine" in doctor.stdout
@@ -233,6 +235,9 @@ def test_migrate_goes_up_and_down_doctor_tells_and_a_newer_schema_is_refused(tmp
     connection.commit()
     connection.close()
     one_line(process(tmp_path, "serve", **url), 3, "newer")
+    odd = {"TASKCENTER_RETENTON_DAYS": "7", "TASKCENTER_LOG_LEVEL": "warning"}
+    warned = json.loads(process(tmp_path, "serve", **url, **odd).stdout)
+    assert (warned["name"], warned["meant"]) == ("TASKCENTER_RETENTON_DAYS", "TASKCENTER_RETENTION_DAYS")
 
 
 def test_doctor_tells_what_leaves_the_machine_without_tls(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from typing import Annotated
 import httpx
 import typer
 
+from taskcenter.cli.misspelt import misspelt
 from taskcenter.config import Settings, load_settings, parse_encryption_keys, split_address
 from taskcenter.errors import ConfigError, TaskCenterError
 from taskcenter.runtime.egress_settings import egress_policy
@@ -58,6 +60,8 @@ def findings(config: Path | None) -> Iterator[Finding]:
         yield Finding("settings", str(error), "correct this setting")
         return
     yield Finding("settings", "all values are in range")
+    for name, meant in misspelt(os.environ):
+        yield Finding("settings", f"{name} is no setting and is ignored", f"write it {meant}, or take it away")
     yield _keys(settings, database)
     yield _transit(settings, database)
     yield from _database(settings, database)

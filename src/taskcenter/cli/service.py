@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ import trio
 import typer
 
 from taskcenter import log
+from taskcenter.cli.misspelt import misspelt
 from taskcenter.cli.quickstart import quickstart_settings, show_quickstart
 from taskcenter.config import Settings, load_settings
 from taskcenter.errors import ConfigError, SchemaMismatch, StoreUnavailable
@@ -83,6 +85,8 @@ def prepare(config: Path | None, *, migrate: bool) -> Settings:
     """Settings read, logs set up, schema right."""
     settings = guarded(partial(load_settings, config))
     log.configure(settings.log_level, settings.log_format)
+    for name, meant in () if is_worker() else misspelt(os.environ):
+        log.get("settings").warning("unknown setting, ignored", name=name, meant=meant)
     guarded(partial(prepare_database, settings, migrate=migrate), settings)
     return settings
 
