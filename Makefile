@@ -11,10 +11,10 @@ LOCKS := requirements/build.lock pyproject.toml scripts/build-venv
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help run test lint fix bench docs lock servers clean
+.PHONY: help run test reliability lint fix bench docs lock servers clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .venv/run.stamp: requirements/run.lock $(LOCKS)
 	@sh scripts/build-venv run
@@ -28,6 +28,10 @@ run: .venv/run.stamp ## start the service with a demo business and show callback
 test: .venv/dev.stamp ## run every test, on SQLite, MariaDB and MySQL; PYTEST_ARGS='…' to choose
 	@sh scripts/prepare-test-servers
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+
+reliability: .venv/dev.stamp ## show the promises of docs/reliability.md that take long; ROW='09 17' for some rows
+	@sh scripts/prepare-test-servers
+	@$(BIN)/python scripts/reliability.py $(ROW)
 
 lint: .venv/dev.stamp ## check style, types, layers and known vulnerabilities
 	@sh scripts/lint
