@@ -24,6 +24,7 @@ from taskcenter.errors import StoreUnavailable
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.queueing import StandingQueue
+from taskcenter.runtime.datagrams import UdpSocket
 from taskcenter.runtime.engine import Engine, EngineParts
 from taskcenter.runtime.peer_link import PeerLink
 from taskcenter.store.records import Business, Execution, Task
@@ -119,7 +120,7 @@ class Cluster:
         rng = random.Random(name)
         metrics, line = Metrics(), Line()
         identity = f"boot|namespace|{name}|0"  # processes of one machine
-        link = PeerLink("127.0.0.1:0", KEYS, identity, self.clock, metrics) if self.hints else None
+        link = PeerLink(UdpSocket("127.0.0.1:0"), KEYS, identity, self.clock, metrics) if self.hints else None
         store: Any = LinedStore(self.store, line)
         parts = EngineParts(
             store=store, clock=self.clock, rng=rng, ids=IdSource(rng), metrics=metrics, tracer=AttemptTracer(rng),

@@ -15,6 +15,7 @@ from tests.store.store_kit import audit_entry
 from taskcenter.clock import Clock
 from taskcenter.errors import ConfigError
 from taskcenter.metrics import Metrics
+from taskcenter.runtime.datagrams import UdpSocket
 from taskcenter.runtime.peer_link import MAX_OUTBOX, PATIENCE_S, Ears, PeerLink
 from taskcenter.runtime.peers import (
     FRESH_MS,
@@ -38,7 +39,7 @@ async def test_an_address_that_is_not_this_machines() -> None:
     with pytest.raises(
         ConfigError, match=r"TASKCENTER_PEER_ADDRESS: 192.0.2.1:0: Cannot assign requested address; e.g."
     ):
-        PeerLink("192.0.2.1:0", KEYS, "", Clock(NOW), Metrics())
+        UdpSocket("192.0.2.1:0")
 
 
 async def test_no_port_is_left() -> None:
@@ -46,14 +47,14 @@ async def test_no_port_is_left() -> None:
         with suppress(OSError):  # somebody else has it: as good
             taken.bind(("127.0.0.1", 65535))
         with pytest.raises(ConfigError, match=r"TASKCENTER_PEER_ADDRESS: .* and those after it are taken; e.g."):
-            PeerLink("127.0.0.1:65535", KEYS, "", Clock(NOW), Metrics())
+            UdpSocket("127.0.0.1:65535")
 
 
 async def test_the_next_process_of_a_machine_takes_the_next_port() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-        link = PeerLink(f"127.0.0.1:{port}", KEYS, "", Clock(NOW), Metrics())
+        link = PeerLink(UdpSocket(f"127.0.0.1:{port}"), KEYS, "", Clock(NOW), Metrics())
     assert port < int(link.address.rpartition(":")[2]) < port + 64
     with trio.move_on_after(0):
         await link.run(Ears(lambda: "me", lambda _: None, lambda *_: None))

@@ -41,6 +41,7 @@ from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.queueing import StandingQueue
 from taskcenter.runtime.alerts import Alerts
+from taskcenter.runtime.datagrams import UdpSocket
 from taskcenter.runtime.egress_settings import egress_policy
 from taskcenter.runtime.engine import Engine, EngineParts
 from taskcenter.runtime.expiries import Expiries
@@ -202,7 +203,9 @@ class Node:
                 new_client=self._new_client,
                 alert=self._alerts,
                 identity=identity,
-                link=None if alone else PeerLink(settings.peer_address, keys, identity, self._clock, metrics),
+                link=None
+                if alone
+                else PeerLink(UdpSocket(settings.peer_address), keys, identity, self._clock, metrics),
                 lease_ttl_s=settings.lease_ttl,
                 max_in_flight=settings.max_in_flight,
                 store_waits=waits,

@@ -21,19 +21,16 @@ from __future__ import annotations
 
 import errno
 import itertools
-import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv6Address, ip_address
 from typing import Final
 
 import trio
 
 from taskcenter import log
 from taskcenter.clock import Clock
-from taskcenter.config import split_address
-from taskcenter.errors import ConfigError
 from taskcenter.metrics import Metrics
+from taskcenter.runtime.datagrams import Datagrams
 from taskcenter.runtime.peers import Hints, Message, Peer, Peers, Question, Reply, hints, packed, peers_of, unpacked
 from taskcenter.service.engine_port import WaitView
 from taskcenter.store.engine_records import Instance, ShardLease
@@ -41,11 +38,9 @@ from taskcenter.store.vault import Unsealable, Vault, derive
 from taskcenter.task import TaskRef
 
 WITHIN_MS: Final = 3000  # what is due later is swept before it is due
-MAX_DATAGRAM: Final = 4096
 MAX_OUTBOX: Final = 1000  # references waiting to be sent
 MAX_ASKED: Final = 64  # questions without a reply yet
 PATIENCE_S: Final = 0.4  # for a reply
-PORTS: Final = 64  # tried from the one that is set: the processes of one machine share the setting
 FAULT_PAUSE_S: Final = 0.1
 
 
@@ -62,14 +57,14 @@ class PeerLink:
     """One socket, for both ways. Made inside `trio.run`; `send` and `learn` are sync and never wait."""
 
     def __init__(
-        self, bind: str, keys: Sequence[tuple[str, bytes]], identity: str, clock: Clock, metrics: Metrics
+        self, datagrams: Datagrams, keys: Sequence[tuple[str, bytes]], identity: str, clock: Clock, metrics: Metrics
     ) -> None:
-        """`bind`: a numeric address and a port, 0 for any. `keys`: the encryption keys. Raises `ConfigError`."""
+        """`datagrams`: closed by `run`. `keys`: the encryption keys."""
         self._vault = Vault([(key_id, derive(key, "nudge")) for key_id, key in keys])
         self._identity = identity
         self._clock = clock
         self._count = metrics.peer_datagrams
-        self._socket = _bound(bind)
+        self._datagrams = datagrams
         self._peers = Peers()  # replaced by `learn`
         self._own_id = ""
         self._outbox: list[tuple[Peer, TaskRef]] = []
@@ -81,8 +76,7 @@ class PeerLink:
     @property
     def address(self) -> str:
         """What peers find in this instance's row."""
-        host, port, *_ = self._socket.getsockname()
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return self._datagrams.address
 
     def learn(self, instances: Iterable[Instance], leases: Iterable[ShardLease], own_id: str) -> None:
         """Who owns what now, as the store says."""
@@ -126,7 +120,7 @@ class PeerLink:
                 nursery.start_soon(self._send_hints)
                 nursery.start_soon(self._receive, ears)
         finally:
-            self._socket.close()
+            self._datagrams.close()
 
     async def _send_hints(self) -> None:
         while True:
@@ -144,7 +138,7 @@ class PeerLink:
     def _say(self, peer: Peer, message: Message) -> None:
         sealed = self._vault.seal(packed(message, self._clock.now_ms()), _context(peer.instance_id))
         try:
-            self._socket.sendto(sealed, (peer.host, peer.port))
+            self._datagrams.send(sealed, peer.host, peer.port)
         except OSError as error:  # no room, no way there, another family
             self._count.labels("dropped").inc()
             self._log.debug("peer not told", peer=peer.instance_id, error=errno.errorcode.get(error.errno or 0))
@@ -152,10 +146,9 @@ class PeerLink:
             self._count.labels("sent").inc()
 
     async def _receive(self, ears: Ears) -> None:
-        receiver = trio.socket.from_stdlib_socket(self._socket)
         while True:
             try:
-                sealed = await receiver.recv(MAX_DATAGRAM)
+                sealed = await self._datagrams.receive()
             except OSError as error:
                 self._log.debug("peers not heard", error=errno.errorcode.get(error.errno or 0))
                 await trio.sleep(FAULT_PAUSE_S)
@@ -186,21 +179,3 @@ class PeerLink:
 
 def _context(receiver_id: str) -> str:
     return f"nudge:{receiver_id}"
-
-
-def _bound(bind: str) -> socket.socket:
-    host, first = split_address(bind)
-    family = socket.AF_INET6 if isinstance(ip_address(host), IPv6Address) else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_DGRAM)
-    made.setblocking(False)
-    for port in range(first, min(first + PORTS, 65536) if first else 1):
-        try:
-            made.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                continue
-            made.close()
-            raise ConfigError(f"TASKCENTER_PEER_ADDRESS: {bind}: {error.strerror}; e.g. 10.0.0.5:7070") from None
-        return made
-    made.close()
-    raise ConfigError(f"TASKCENTER_PEER_ADDRESS: {bind}: this port and those after it are taken; e.g. 10.0.0.5:0")
