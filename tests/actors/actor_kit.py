@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -171,9 +171,10 @@ def void(_: object) -> None:
 
 
 @asynccontextmanager
-async def memory_store(clock: Clock) -> AsyncIterator[SqlStore]:
-    """A store with its schema, in this loop; the clock judges its leases."""
-    store = open_store(SqliteUrl(MEMORY), vault(), in_loop=True, durable=False, lease_clock=clock.now_ms)
+async def memory_store(clock: Clock, lease_clock: Callable[[], int] | None = None) -> AsyncIterator[SqlStore]:
+    """A store with its schema, in this loop; the clock judges its leases, or another one."""
+    judge = clock.now_ms if lease_clock is None else lease_clock
+    store = open_store(SqliteUrl(MEMORY), vault(), in_loop=True, durable=False, lease_clock=judge)
     await store.open()
     try:
         await store.create_schema()

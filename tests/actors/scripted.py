@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted, Withheld
 from taskcenter.clock import Clock
 from taskcenter.store.records import Business
 
@@ -94,14 +94,17 @@ class Receivers:
 class ScriptedClient:
     """`actors.tools.CallbackClient` over `Receivers`."""
 
-    def __init__(self, receivers: Receivers, business: Business, sender: str = "one") -> None:
+    def __init__(
+        self, receivers: Receivers, business: Business, sender: str = "one", *, hesitates_s: float = 0.0
+    ) -> None:
         self._receivers = receivers
         self._sender = sender
+        self._hesitates_s = hesitates_s
         self.business = business
         self.closed = False
 
     async def authorize(self, request: CallbackRequest, deadline_s: float) -> CallbackRequest:
-        await trio.lowlevel.checkpoint()
+        await trio.sleep(self._hesitates_s)
         return request
 
     def update(self, business: Business) -> None:
@@ -109,6 +112,8 @@ class ScriptedClient:
 
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange:
         assert not self.closed, "a call after the client was closed"
+        if request.may_send is not None and not request.may_send():
+            raise Withheld
         with trio.move_on_after(deadline_s):
             return await self._receivers.take(request, self._sender)
         return Faulted("timeout", f"no answer in {deadline_s:g} s", sent=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import trio
@@ -21,7 +22,7 @@ from tests.actors.receivers import (
     transport_to_loopback,
 )
 
-from taskcenter.actors.exchange import Faulted
+from taskcenter.actors.exchange import Faulted, Withheld
 from taskcenter.actors.transport import TransportStatistics
 from taskcenter.actors.wire import Address, Wire, dial_tcp
 
@@ -270,3 +271,16 @@ async def test_closing_ends_exchanges_as_faults_and_refuses_new_ones() -> None:
         assert transport.statistics().open == 0
         await transport.aclose()
         assert "closed" in repr(transport)
+
+
+async def test_what_may_not_be_sent_any_more_is_withheld_on_new_and_kept_connections() -> None:
+    async with receiving(answering(OK)) as receiver:
+        transport = transport_to_loopback()
+        try:
+            for _ in range(2):  # the second one finds the connection of the answered call
+                with pytest.raises(Withheld):
+                    await transport.exchange(replace(a_request(receiver.url()), may_send=lambda: False), 5.0)
+                assert (await answer_of(transport, receiver.url())).status == 200
+            assert len(receiver.requests) == 2
+        finally:
+            await transport.aclose()

@@ -39,13 +39,18 @@ CODES = tuple(f"business-{number}" for number in range(8))  # spread over the sh
 
 
 class Line:
-    """An instance's connection to the store: `cut` refuses, `frozen` keeps whoever asks waiting."""
+    """An instance's connection to the store: `cut` refuses, `frozen` keeps whoever asks waiting.
+
+    `slow`: verbs that take so long, in s.
+    """
 
     def __init__(self) -> None:
         self.cut = False
         self.frozen: trio.Event | None = None
+        self.slow: dict[str, float] = {}
 
-    async def pass_through(self) -> None:
+    async def pass_through(self, verb: str) -> None:
+        await trio.sleep(self.slow.get(verb, 0))
         if self.frozen is not None:
             await self.frozen.wait()
         if self.cut:
@@ -63,7 +68,7 @@ class Lined:
         verb = getattr(self._verbs, name)
 
         async def call(*given: Any, **named: Any) -> Any:
-            await self._line.pass_through()
+            await self._line.pass_through(name)
             return await verb(*given, **named)
 
         return call
@@ -114,6 +119,8 @@ class Cluster:
     alerts: list[tuple[str, str]] = field(default_factory=list)
     businesses: dict[str, Business] = field(default_factory=dict)
     hints: bool = False  # whether instances tell each other, over real sockets
+    hesitates_s: float = 0.0  # before a request goes out: a token is fetched, a name looked up
+    store_ahead_ms: int = 0  # of the instances' clocks, the store's
 
     async def join(self, name: str) -> Instance:
         """A new instance, once its first round of leases is done."""
@@ -125,7 +132,7 @@ class Cluster:
         parts = EngineParts(
             store=store, clock=self.clock, rng=rng, ids=IdSource(rng), metrics=metrics, tracer=AttemptTracer(rng),
             load_business=store.businesses.get_by_id,
-            new_client=lambda of: ScriptedClient(self.receivers, of, name),
+            new_client=lambda of: ScriptedClient(self.receivers, of, name, hesitates_s=self.hesitates_s),
             alert=lambda rule, text: self.alerts.append((rule, text)),
             identity=identity, link=link, lease_ttl_s=TTL_S, max_in_flight=500,
             store_waits=StandingQueue(100),
@@ -202,12 +209,17 @@ class Cluster:
 
 @asynccontextmanager
 async def cluster(
-    *names: str, codes: Sequence[str] = CODES[:1], hints: bool = False, **settings: Any
+    *names: str, codes: Sequence[str] = CODES[:1], hints: bool = False, hesitates_s: float = 0.0, **settings: Any
 ) -> AsyncIterator[Cluster]:
     """A store with businesses and the instances named, which have shared the shards out. Virtual time only."""
     clock = Clock(NOW)
-    async with memory_store(clock) as store, trio.open_nursery() as nursery:
-        made = Cluster(store, clock, Receivers(clock), nursery, hints=hints)
+    made: Cluster | None = None
+
+    def store_clock() -> int:
+        return clock.now_ms() + (0 if made is None else made.store_ahead_ms)
+
+    async with memory_store(clock, store_clock) as store, trio.open_nursery() as nursery:
+        made = Cluster(store, clock, Receivers(clock), nursery, hints=hints, hesitates_s=hesitates_s)
         for code in codes:
             await made.add(code, **settings)
         for name in names:

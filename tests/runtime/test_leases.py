@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from itertools import pairwise
 
+import pytest
 import trio
 import trio.testing
 from tests.actors.scripted import answered, answering
 from tests.runtime.engine_kit import CODES, NOW, TTL_S, Cluster, cluster
 from tests.store.store_kit import database_of
 
-from taskcenter.runtime.leases import LOOK_S, MARGIN_S, MOVED_AT_ONCE
+from taskcenter.runtime.leases import EXPECTING_S, MARGIN_S, MOVED_AT_ONCE
 from taskcenter.store.connection import Connection
+from taskcenter.store.records import ExecutionStatus
 from taskcenter.store.statements import leases as lease_sql
 from taskcenter.task import SHARDS, Status
 
@@ -86,7 +88,7 @@ async def test_a_slow_callback_keeps_no_other_shard_between_two_owners(autojump_
         await trio.sleep(1)
         assert sizes(the) == [128, 128]
         late = [call.at - int(call.headers["x-taskcenter-due"]) for call in the.receivers.calls]
-        assert max(late) < 1000 * LOOK_S + 300, "a look, and the reading of what is due"
+        assert max(late) < 1000 * EXPECTING_S + 300, "a look, and the reading of what is due"
         senders = {call.sender for call in the.receivers.calls}
         assert senders == {"one", "two"}, "some were moved"
 
@@ -224,3 +226,100 @@ async def test_a_missing_shard_row_is_told_and_nothing_is_sent_for_it(autojump_c
 
         await database_of(the.store).write(mend)
         await the.settled([task], within_s=70)
+
+
+async def test_a_long_takeover_keeps_no_heart_from_beating(autojump_clock: object) -> None:
+    """What thousands of tasks left behind takes a while to recover, or a frozen instance holds its rows."""
+    async with cluster("one", "two", codes=CODES) as the:
+        await trio.sleep(30)
+        one, two = the.instances["one"], the.instances["two"]
+        name = two.engine.instance_id
+        two.line.slow["recover"] = TTL_S * 2
+        one.crash()
+        for _ in range(50):
+            await trio.sleep(1)
+            assert two.engine._leases.valid
+        assert len(two.shards) == SHARDS
+        assert two.engine.instance_id == name, "nobody declared it dead"
+
+
+async def test_declared_dead_in_the_middle_of_a_takeover_it_keeps_nothing_of_it(autojump_clock: object) -> None:
+    async with cluster("one", "two", codes=CODES) as the:
+        await trio.sleep(30)
+        one, two = the.instances["one"], the.instances["two"]
+        former = two.engine.instance_id
+        two.line.slow["recover"] = TTL_S
+        one.crash()
+        with trio.fail_after(60):
+            while {lease.owner for lease in await the.store.leases.shards()} != {former}:
+                await trio.sleep(0.1)  # taken, and not recovered yet
+        assert len(two.shards) < SHARDS
+        await the.store.leases.retire(former)  # as another instance, or its own end, might
+        await trio.sleep(TTL_S / 4)
+        assert two.engine.instance_id != former
+        assert two.shards == frozenset()
+        await trio.sleep(TTL_S * 2)
+        leases = await the.store.leases.shards()
+        assert {lease.owner for lease in leases} == {two.engine.instance_id}
+        assert len(two.shards) == SHARDS
+        assert {two.engine._leases.term_of(lease.shard) for lease in leases} == {lease.term for lease in leases}
+
+
+@pytest.mark.parametrize("step_ms", [-86_400_000, -60_000, 60_000, 86_400_000])
+async def test_a_store_whose_clock_is_set_ends_no_lease_and_keeps_none_alive(
+    autojump_clock: object, step_ms: int
+) -> None:
+    async with cluster("one", "two", codes=CODES) as the:
+        await trio.sleep(30)
+        one, two = the.instances["one"], the.instances["two"]
+        names = [one.engine.instance_id, two.engine.instance_id]
+        the.receivers.mood = answering(answered(), after_s=3)
+        start = the.clock.now_ms()
+        tasks = [task for code in CODES for task in await the.create(12, code, due_at=start + 5_000)]
+        await trio.sleep(4)
+        the.store_ahead_ms += step_ms
+        await the.settled(tasks)
+        await trio.sleep(TTL_S * 3)
+        assert Counter(call.task_id for call in the.receivers.calls) == {task.id: 1 for task in tasks}
+        assert max(call.at - start - 5_000 for call in the.receivers.calls) < 1_000
+        assert [one.engine.instance_id, two.engine.instance_id] == names
+        one.crash()
+        the.store_ahead_ms -= step_ms // 2
+        await trio.sleep(TTL_S * 1.5)
+        assert len(two.shards) == SHARDS
+
+
+async def test_a_request_that_was_long_on_its_way_is_not_sent_without_a_lease(autojump_clock: object) -> None:
+    """A token, a name, a handshake, or a process that stood still: the last look is just before the first byte."""
+    async with cluster("one", "two", codes=CODES, hesitates_s=TTL_S) as the:
+        await trio.sleep(30)
+        code = next(code for code in CODES if the.owner_of(code).name == "one")
+        one = the.instances["one"]
+        [task] = await the.create(1, code)
+        await trio.sleep(1)
+        assert (await the.row(task)).status is Status.RUNNING
+        one.line.frozen = trio.Event()
+        [row] = await the.settled([task], within_s=90)
+        assert [call.sender for call in the.receivers.calls] == ["two"]
+        assert (row.status, [one.status for one in await the.history(task)]) == (
+            Status.SUCCEEDED,
+            [ExecutionStatus.INTERRUPTED, ExecutionStatus.SUCCESS],
+        )
+        one.line.frozen.set()
+        one.line.frozen = None
+        await trio.sleep(30)
+        assert [call.sender for call in the.receivers.calls] == ["two"]
+        assert one.count("fenced_writes_total") == 1
+
+
+async def test_a_request_withheld_goes_out_when_its_lease_is_renewed(autojump_clock: object) -> None:
+    async with cluster("one", hesitates_s=TTL_S) as the:
+        one = the.instances["one"]
+        [task] = await the.create()
+        await trio.sleep(1)
+        one.line.cut = True
+        await trio.sleep(TTL_S + 1)
+        assert the.receivers.calls == []
+        one.line.cut = False
+        [row] = await the.settled([task], within_s=60)
+        assert (row.status, row.sends, len(the.receivers.calls)) == (Status.SUCCEEDED, 1, 1)

@@ -180,6 +180,25 @@ async def test_a_new_term_ends_the_old_owners_claims(store: SqlStore) -> None:
     assert len(await store.engine.claim([request(new, 2)], 0)) == 1
 
 
+async def test_who_has_released_a_shard_claims_nothing_for_it(store: SqlStore) -> None:
+    """Nor recovers for it: until it has a next owner its term is still the former one's."""
+    task, other = await create(store, new_task(), new_task())
+    await register(store, "one")
+    await store.leases.acquire("one", [SHARD])
+    await claim(store, other)
+    await store.leases.release("one", {SHARD: 1})
+    assert await store.engine.claim([request(task, 1)], 0) == []
+    assert await store.engine.recover({SHARD: 2}, 0, 10) == []
+    assert await store.leases.acquire("one", [SHARD]) == {SHARD: 2}
+    assert [one.id for one in await store.engine.recover({SHARD: 2}, 0, 10)] == [other.id]
+
+
+async def test_the_expired_are_spared_when_the_stores_clock_is_not_believed(bare_store: SqlStore) -> None:
+    now = await register(bare_store, "one", -1_000)
+    assert await bare_store.leases.reap([], not_after=now - 2_000) == []
+    assert await bare_store.leases.reap([], not_after=now) == ["one"]
+
+
 async def test_virtual_time_judges_leases_on_sqlite(migrated_url: str) -> None:
     """The given clock counts on SQLite and nowhere else: a server's own clock is the only one its clients share."""
     clock = [1_000_000]

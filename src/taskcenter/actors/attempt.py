@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
 import trio
 
 from taskcenter.actors.answers import decide
 from taskcenter.actors.ended import Ended, execution_of, log_fields
-from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted
+from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted, Withheld
 from taskcenter.actors.finish import last_of, ref_of
 from taskcenter.actors.message import body_of, headers_of, masked
 from taskcenter.actors.outcome import Health, expired, faulted, finish_call, missed_run, move_after, receiver_health
@@ -99,17 +100,22 @@ class Attempt:
         tools, task = actor.tools, claimed.task
         if self.start_at > tools.clock.now_ms():
             await tools.clock.sleep_until(self.start_at)
-        await self._wait_for_lease(actor)
-        if self.withdrawn:
-            return None
-        if tools.term_of(task.shard) != task.term:
-            tools.metrics.fenced_writes.inc()
-            return None
-        if (move := self._refusal(task, tools.clock.now_ms(), self.permit.held_by)) is not None:
-            return await self._hand_back(actor, claimed, move)
-        ended = await self._send(actor, claimed)
-        actor.end_exchange(self)
-        return await self._record(actor, ended)
+        while True:
+            await self._wait_for_lease(actor)
+            if self.withdrawn:
+                return None
+            if tools.term_of(task.shard) != task.term:
+                tools.metrics.fenced_writes.inc()
+                return None
+            if (move := self._refusal(task, tools.clock.now_ms(), self.permit.held_by)) is not None:
+                return await self._hand_back(actor, claimed, move)
+            try:
+                ended = await self._send(actor, claimed)
+            except Withheld:
+                self.sent = False
+                continue
+            actor.end_exchange(self)
+            return await self._record(actor, ended)
 
     async def _wait_for_lease(self, actor: BusinessActor) -> None:
         """A lease that lapses between claim and send and is then renewed (the process stood still) loses nothing: the
@@ -138,10 +144,13 @@ class Attempt:
             body = body_of(task)
             with tools.tracer.span("callback", attributes):
                 headers = headers_of(task, body, claimed.secrets, int(started_ms), tools.tracer.traceparent())
-                request = CallbackRequest(task.callback_method, check_url(task.callback_url), headers, body)
+                target, may_send = check_url(task.callback_url), partial(self._may_send, actor, task)
+                request = CallbackRequest(task.callback_method, target, headers, body, may_send=may_send)
                 exchange, headers = await self._exchange(actor, request, task.timeout_ms / 1000)
             ended_ms = tools.clock.now_ms_exact()
             decision = decide(exchange, now_ms=int(ended_ms))
+        except Withheld:
+            raise
         except Exception as error:  # noqa: BLE001  # whatever it is, it is this attempt's fault, and recorded so
             exchange = self._faulted(actor, error)
             ended_ms = tools.clock.now_ms_exact()
@@ -149,6 +158,13 @@ class Attempt:
         self.health = receiver_health(exchange, decision)
         self.cause = decision.reason or ""
         return Ended(task, exchange, decision, masked(headers), started_ms, ended_ms)
+
+    @staticmethod
+    def _may_send(actor: BusinessActor, task: Task) -> bool:
+        """Between the last look at the lease and the first byte come a token, a name, a handshake: seconds perhaps, or
+        as long as the process stood still.
+        """
+        return actor.tools.term_of(task.shard) == task.term
 
     @staticmethod
     async def _exchange(

@@ -5,7 +5,7 @@ A fault is a value, not an exception: whoever sends must record every outcome, a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Final, Literal
 
@@ -29,6 +29,7 @@ class CallbackRequest:
     headers: Iterable[tuple[str, str]] = field(repr=False)
     body: bytes = field(default=b"", repr=False)
     bearer: str | None = field(default=None, repr=False)  # the business's token among the headers, if it put one there
+    may_send: Callable[[], bool] | None = field(default=None, repr=False)  # asked just before the first byte goes out
 
 
 @value_class(frozen=True, slots=True)
@@ -64,3 +65,7 @@ class Faulted:
 
 
 Exchange = Answered | Faulted
+
+
+class Withheld(Exception):
+    """Nobody's: when the connection was there at last, the request was not to be sent any more. No byte of it was."""

@@ -36,7 +36,7 @@ import trio
 
 from taskcenter.actors.connection_pool import ConnectionPool
 from taskcenter.actors.egress import EgressPolicy
-from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted
+from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted, Withheld
 from taskcenter.actors.faults import describe_handshake_error, describe_os_error, show_address
 from taskcenter.actors.http1 import Http1Connection, Origin, Progress, UnwritableRequest, write_request
 from taskcenter.actors.httpx_adapter import callback_from_httpx, deadline_of, error_for_httpx, response_for_httpx
@@ -103,7 +103,8 @@ class CallbackTransport(httpx.AsyncBaseTransport):
     async def exchange(self, request: CallbackRequest, deadline_s: float) -> Exchange:
         """Send `request` and wait for the whole answer, `deadline_s` from now at the latest.
 
-        Raises nothing for what a receiver, a network or a name server does; trio.ClosedResourceError after `aclose`.
+        Raises nothing for what a receiver, a network or a name server does; trio.ClosedResourceError after `aclose`;
+        `Withheld` when the request's `may_send` says so.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         now = trio.current_time()
@@ -124,7 +125,7 @@ class CallbackTransport(httpx.AsyncBaseTransport):
                         return Faulted(obtained.kind, obtained.message, progress.sent)
                     connection = obtained
                 kept = connection.exchanges > 0
-                result = await self._exchange_on(connection, request.method, message, progress)
+                result = await self._exchange_on(connection, request, message, progress)
                 if not kept or redialled or self._pool.closed or not _died_at_rest(result, progress):
                     return result
                 self._redialled += 1
@@ -132,11 +133,13 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         return Faulted("timeout", f"no answer within {deadline_s:g} s ({progress.describe()})", progress.sent)
 
     async def _exchange_on(
-        self, connection: Http1Connection, method: str, message: bytes, progress: Progress
+        self, connection: Http1Connection, request: CallbackRequest, message: bytes, progress: Progress
     ) -> Exchange:
         self._reused += connection.exchanges > 0
         try:
-            result = await connection.exchange(method, message, progress)
+            if request.may_send is not None and not request.may_send():
+                raise Withheld
+            result = await connection.exchange(request.method, message, progress)
         except BaseException:
             self._pool.drop(connection)
             raise

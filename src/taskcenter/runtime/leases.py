@@ -6,22 +6,25 @@ the term, so an owner that has lost a shard without knowing it claims nothing. T
 is the courtesy before it: monotonic time before the heartbeat was sent, plus the TTL, less a margin; past it nothing
 is claimed or sent.
 
+Two loops. The heart beats every quarter of the TTL, on a connection of its own, and waits for nothing else: neither
+for a shard whose rows a frozen instance holds, nor for the recovery of what thousands of tasks left behind. The look,
+once a second, does all the rest: who has died, which shards are free, which are too many here.
+
 Invariants. `term_of(shard)` is None unless this instance holds the shard and its own clock says that nobody can have
 taken it. A shard is announced (`gained`) only after what its former owner left running was recovered. A shard is
 given up only after it was withdrawn (`lost`), so nothing new starts for it here. Each is let go as soon as its own
 callbacks have ended, and who waits for shards looks often: between two owners a shard's tasks wait a fraction of a
 second, not a beat.
 
-Failure. A heartbeat that fails is repeated at the next beat; when the deadline passes sends stop by themselves, and
+Failure. A heartbeat that fails is repeated a second later; when the deadline passes sends stop by themselves, and
 go on with the first heartbeat that succeeds, for nobody took the shards meanwhile. A heartbeat that finds its row
-dead drops everything and begins anew under a new identity. An instance whose row stands still for longer than the TTL
-by our monotonic clock is declared dead even if the store's clock was set back.
+dead ends this life: all is dropped, what was being taken or given up is broken off, and another life begins under a new
+identity. Against a store's clock that is set back or forward: `watch`.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -33,15 +36,17 @@ from taskcenter.actors.finish import finish_of
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.identity import surely_dead
+from taskcenter.runtime.shares import shares_of
+from taskcenter.runtime.watch import Watch
 from taskcenter.store.engine_records import Instance, ShardLease
 from taskcenter.store.interface import EngineStore, LeaseStore
 from taskcenter.store.records import Task
-from taskcenter.task import SHARDS
 
 MARGIN_S: Final = 1.5
-STALL_MARGIN_S: Final = 2.0
+RETRY_S: Final = 1.0  # after a heartbeat or a look that failed
 MOVED_AT_ONCE: Final = 32  # shards given up in one round of balancing
-LOOK_S: Final = 0.25  # between two looks for shards that others are giving up in my favour
+LOOK_S: Final = 1.0  # between two looks
+EXPECTING_S: Final = 0.25  # between two looks for shards that others are giving up in my favour
 RECOVER_PAGE: Final = 500
 SETTLE_S: Final = 35.0  # a callback's time-out at most, and its record
 
@@ -80,7 +85,7 @@ class LeaseKeeper:
         self._identity = identity
         self._address = address
         self._observed = observed
-        self._ttl_s = ttl_s
+        self._ttl_s, self._ttl_ms = ttl_s, int(ttl_s * 1000)
         self._now_ms = now_ms
         self._metrics = metrics
         self._gained = gained
@@ -91,9 +96,10 @@ class LeaseKeeper:
         self._terms: dict[int, int] = {}
         self._leaving: frozenset[int] = frozenset()  # being given up: what is on its way may end, nothing new starts
         self._deadline = -math.inf
-        self._last_seen: dict[str, tuple[int, float]] = {}  # instance → (seq, our time when it last moved)
+        self._watch = Watch(ttl_s)
         self._log = log.get("leases")
-        self._beating = trio.CancelScope()  # cancelled by `retire`
+        self._looked = trio.Event()  # at the store, once
+        self._living = trio.CancelScope()  # cancelled by `retire`
         self.instance_id = new_id()
 
     # --- what others ask ----------------------------------------------------------------------------------------
@@ -119,37 +125,58 @@ class LeaseKeeper:
     def statistics(self) -> LeaseStatistics:
         return LeaseStatistics(self.instance_id, len(self._terms), self._deadline - trio.current_time())
 
-    # --- the loop -----------------------------------------------------------------------------------------------
+    # --- a life -------------------------------------------------------------------------------------------------
 
     async def run(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Register, then beat until retired. Reports started after the first round that reached the store."""
-        with self._beating:
-            await self._register()
-            async with trio.open_nursery() as giving:
-                await self._beat_for_ever(giving, task_status)
+        """One life after another until retired. Reports started after the first look that reached the store."""
+        with self._living:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._live_for_ever)
+                await self._looked.wait()
+                task_status.started()
 
-    async def _beat_for_ever(self, giving: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
-        started = False
+    async def _live_for_ever(self) -> None:
         while True:
-            next_at = trio.current_time() + self._ttl_s / 4
+            await self._register()
+            async with trio.open_nursery() as life:
+                life.start_soon(self._look_for_ever, life)
+                await self._beat_until_dead()
+                life.cancel_scope.cancel()  # an acquire that ends after this would be a dead instance's
+                self._begin_anew()
+
+    async def _beat_until_dead(self) -> None:
+        """Renew the lease; return when the store has this instance for dead."""
+        next_at = trio.current_time() + self._ttl_s / 4
+        while True:
+            await trio.sleep_until(next_at)
+            sent_at = trio.current_time()
             try:
-                await self._beat()
-                await self._reap()
-                expecting = await self._balance(giving)
-                if not started:
-                    started = True
-                    task_status.started()
-                while expecting and trio.current_time() + LOOK_S < next_at:
-                    await trio.sleep(LOOK_S)
-                    expecting = await self._balance(giving)
+                store_ms = await self._store.heartbeat(self.instance_id, ttl_ms=self._ttl_ms)
             except StoreUnavailable as error:
                 self._log.warning("heartbeat failed", error=str(error), valid_for_s=self.statistics().valid_for_s)
+                next_at = trio.current_time() + RETRY_S
+                continue
+            if store_ms is None:
+                return
+            self._renewed(sent_at, store_ms)
+            next_at = sent_at + self._ttl_s / 4
+
+    async def _look_for_ever(self, life: trio.Nursery) -> None:
+        while True:
+            pause_s = LOOK_S
+            try:
+                if self.valid:
+                    pause_s = EXPECTING_S if await self._look(life) else LOOK_S
+                    self._looked.set()
+            except StoreUnavailable as error:
+                self._log.warning("look failed", error=str(error))
+                pause_s = RETRY_S
             self._metrics.shards_owned.set(len(self._terms))
-            await trio.sleep_until(next_at)
+            await trio.sleep(pause_s)
 
     async def retire(self) -> None:
         """Give everything up at once: a clean end, so that the next owner need not wait. Raises `StoreUnavailable`."""
-        self._beating.cancel()  # one more beat would find its row dead, and begin anew
+        self._living.cancel()  # one more beat would find its row dead, and begin anew
         self._lost(self.shards)
         self._terms.clear()
         self._deadline = -math.inf
@@ -160,21 +187,21 @@ class LeaseKeeper:
         while True:
             sent_at = trio.current_time()
             try:
-                await self._store.register(
+                store_ms = await self._store.register(
                     self.instance_id, address=self._address, host_identity=self._identity, ttl_ms=self._ttl_ms
                 )
             except StoreUnavailable as error:
                 self._log.warning("not registered", error=str(error))
                 await trio.sleep(0.5)
                 continue
-            self._deadline = sent_at + self._ttl_s - MARGIN_S
+            self._renewed(sent_at, store_ms)
             return
 
-    async def _beat(self) -> None:
-        sent_at = trio.current_time()
-        if await self._store.heartbeat(self.instance_id, ttl_ms=self._ttl_ms) is not None:
-            self._deadline = sent_at + self._ttl_s - MARGIN_S
-            return
+    def _renewed(self, sent_at: float, store_ms: int) -> None:
+        self._deadline = sent_at + self._ttl_s - MARGIN_S
+        self._watch.heard(store_ms, trio.current_time())
+
+    def _begin_anew(self) -> None:
         self._log.error("declared dead by another instance", instance=self.instance_id)
         shards = self.shards
         self._terms.clear()
@@ -182,49 +209,42 @@ class LeaseKeeper:
         self._deadline = -math.inf
         self._lost(shards)
         self.instance_id = self._new_id()
-        await self._register()
 
-    async def _reap(self) -> None:
-        """Declare dead whose lease ran out, whose process has ended on this machine, or whose row stands still."""
-        now = trio.current_time()
-        stalled = []
-        for instance in await self._store.instances():
-            if instance.dead or instance.id == self.instance_id:
-                continue
-            seq, moved_at = self._last_seen.get(instance.id, (-1, now))
-            if instance.seq != seq:
-                self._last_seen[instance.id] = (instance.seq, now)
-                moved_at = now
-            if now - moved_at > self._ttl_s + STALL_MARGIN_S or surely_dead(instance.host_identity):
-                stalled.append((instance.id, instance.seq))
-        for dead in await self._store.reap(stalled):
-            self._last_seen.pop(dead, None)
-            self._log.warning("instance declared dead", instance=dead)
+    # --- a look -------------------------------------------------------------------------------------------------
 
-    async def _balance(self, giving: trio.Nursery) -> bool:
-        """Take up to my share of what is free or orphaned; give up a few when I hold more than it.
+    async def _look(self, life: trio.Nursery) -> bool:
+        """Bury the dead; take up to my share of what is free or orphaned; give up a few when I hold more than it.
 
-        Whether others hold more than their share while I hold less: they will let go of some at any moment.
+        Whether others are to let go of some in my favour at any moment.
         """
+        leaving = self._leaving  # what is released from now on may still be mine in what is read below
         instances = await self._store.instances()
+        if await self._bury(instances):
+            instances = await self._store.instances()
         leases = await self._store.shards()
         self._observed(instances, leases)
-        alive = {instance.id for instance in instances if not instance.dead}
-        share = math.ceil(SHARDS / max(1, len(alive)))
-        await self._check(leases_of={lease.shard: (lease.owner, lease.term) for lease in leases})
-        mine = {lease.shard: lease.term for lease in leases if lease.owner == self.instance_id}
-        await self._begin({shard: term for shard, term in mine.items() if shard not in self._terms})
-        free = [lease.shard for lease in leases if lease.owner not in alive]
-        orphaned = {lease.shard for lease in leases if lease.owner is not None and lease.owner not in alive}
-        room = share - len(self._terms)
-        if room > 0 and free:
-            await self._take(free[:room], orphaned)
-        elif len(alive) > 1:
-            self._give_up(len(self._terms) - len(self._leaving) - share, giving)
-        held = Counter(lease.owner for lease in leases if lease.owner in alive and lease.owner != self.instance_id)
-        return len(self._terms) < share and any(count > share for count in held.values())
+        shares = shares_of(instances, leases, self.instance_id, self._terms, leaving | self._leaving)
+        self._drop(shares.lost)
+        await self._begin(shares.unknown)
+        if shares.wanted:
+            await self._take(shares.wanted, shares.orphaned)
+        else:
+            self._give_up(shares.surplus, life)
+        return shares.expecting
 
-    def _give_up(self, surplus: int, giving: trio.Nursery) -> None:
+    async def _bury(self, instances: Sequence[Instance]) -> bool:
+        """Declare dead whose lease ran out, whose process has ended on this machine, or whose row stands still."""
+        now = trio.current_time()
+        others = [one for one in instances if not one.dead and one.id != self.instance_id]
+        gone = self._watch.stalled(others, now) + [(o.id, o.seq) for o in others if surely_dead(o.host_identity)]
+        if not gone and all(one.expires_in_ms >= 0 for one in others):
+            return False
+        buried = await self._store.reap(gone, not_after=self._watch.believed_ms(now))
+        for dead in buried:
+            self._log.warning("instance declared dead", instance=dead)
+        return bool(buried)
+
+    def _give_up(self, surplus: int, life: trio.Nursery) -> None:
         """Begin to give up so many, a few at a time; each that has callbacks on their way waits for its own alone."""
         at_once = min(surplus, MOVED_AT_ONCE - len(self._leaving))
         if at_once <= 0:
@@ -234,21 +254,16 @@ class LeaseKeeper:
         self._lost(chosen)
         busy = self._busy(chosen)
         for shards in (chosen - busy, *(frozenset({shard}) for shard in sorted(busy))):
-            giving.start_soon(self._give, {shard: self._terms[shard] for shard in shards})
+            life.start_soon(self._give, {shard: self._terms[shard] for shard in shards})
 
-    async def _check(self, leases_of: dict[int, tuple[str | None, int]]) -> None:
-        """Drop what the store says is not ours any more."""
-        gone = frozenset(
-            shard
-            for shard, term in self._terms.items()
-            if shard not in self._leaving and leases_of.get(shard) != (self.instance_id, term)
-        )
+    def _drop(self, gone: frozenset[int]) -> None:
+        """They are not ours any more, says the store."""
         if gone:
             self._forget(gone)
             self._log.error("shards lost", shards=len(gone))
             self._lost(gone)
 
-    async def _take(self, shards: list[int], orphaned: set[int]) -> None:
+    async def _take(self, shards: list[int], orphaned: frozenset[int]) -> None:
         terms = await self._store.acquire(self.instance_id, shards)
         taken_over = len(orphaned & terms.keys())
         if taken_over:
@@ -263,15 +278,13 @@ class LeaseKeeper:
         """
         if not terms:
             return
-        while tasks := await self._recover(terms):
+        now = self._now_ms()
+        while tasks := await self._engine_store.recover(terms, now, RECOVER_PAGE, finish=finish_of(now)):
             self._recovered(tasks)
+            now = self._now_ms()
         self._terms.update(terms)
         self._log.info("shards taken", shards=len(terms))
         self._gained(frozenset(terms))
-
-    async def _recover(self, terms: dict[int, int]) -> list[Task]:
-        now = self._now_ms()
-        return await self._engine_store.recover(terms, now, RECOVER_PAGE, finish=finish_of(now))
 
     async def _give(self, terms: dict[int, int]) -> None:
         """What is on its way for shards that are lost ends, within a callback's longest time; then their rows go."""
@@ -290,10 +303,6 @@ class LeaseKeeper:
     def _forget(self, shards: Iterable[int]) -> None:
         for shard in list(shards):
             del self._terms[shard]
-
-    @property
-    def _ttl_ms(self) -> int:
-        return int(self._ttl_s * 1000)
 
     def __repr__(self) -> str:
         return f"<LeaseKeeper {self.instance_id} owns {len(self._terms)}>"

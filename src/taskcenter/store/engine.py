@@ -39,14 +39,14 @@ class SqlEngineStore:
     """See `interface.EngineStore`."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
-        self._database = self._claims = self._outcomes = self._sweeps = database
+        self._database = self._claims = self._outcomes = self._sweeps = self._takeovers = database
         self._vault = vault
         # Claims whose COMMIT was not answered, by task: changed by `claim` only.
         self._unanswered: dict[str, ClaimRequest] = {}
 
-    def use_lanes(self, claims: Database, outcomes: Database, sweeps: Database) -> None:
-        """From now on claims, outcomes and the reading of what is due go over these."""
-        self._claims, self._outcomes, self._sweeps = claims, outcomes, sweeps
+    def use_lanes(self, claims: Database, outcomes: Database, sweeps: Database, takeovers: Database) -> None:
+        """From now on claims, outcomes, the reading of what is due, and recovery go over these."""
+        self._claims, self._outcomes, self._sweeps, self._takeovers = claims, outcomes, sweeps, takeovers
 
     # --- due -------------------------------------------------------------------------------------------------------
 
@@ -159,7 +159,7 @@ class SqlEngineStore:
         recovered: list[Task] = []
         while True:
             wanted = limit - len(recovered)
-            page = await self._database.write(
+            page = await self._takeovers.write(
                 partial(recovery.recover, vault=self._vault, terms=terms, now=now, limit=wanted, finish=finish)
             )
             recovered += page.recovered

@@ -15,6 +15,9 @@ from taskcenter.store.statements.text import fetch_in
 
 
 async def held(connection: Connection, shards: Collection[int]) -> dict[int, int]:
-    """The shards' terms, which cannot change before this transaction is over. One without a row is left out."""
+    """The shards' terms, which cannot change before this transaction is over.
+
+    One without a row is left out, and one without an owner: who has released a shard still knows its term.
+    """
     rows = await fetch_in(connection, sql.FENCE.on(connection.dialect), sorted(shards))
     return dict(rows)

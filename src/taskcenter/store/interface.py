@@ -197,8 +197,11 @@ class LeaseStore(Protocol):
     async def heartbeat(self, instance_id: str, *, ttl_ms: int) -> int | None:
         """Renew; the store's clock in ms, or None: this instance was declared dead."""
 
-    async def reap(self, stalled: Sequence[tuple[str, int]]) -> list[str]:
-        """Declare dead the expired, and those of `stalled` whose (id, seq) has not moved. Returns the ids."""
+    async def reap(self, stalled: Sequence[tuple[str, int]], *, not_after: int | None = None) -> list[str]:
+        """Declare dead the expired, and those of `stalled` whose (id, seq) has not moved. Returns the ids.
+
+        `not_after`: the latest time the store's clock is believed, in ms; it may have been set forward.
+        """
 
     async def instances(self) -> list[Instance]: ...
     async def shards(self) -> list[ShardLease]: ...

@@ -28,12 +28,14 @@ class SqlLeaseStore:
     """See `interface.LeaseStore`. `clock` replaces the store's own on SQLite, for virtual time; ms since 1970."""
 
     def __init__(self, database: Database, clock: Callable[[], int] | None = None) -> None:
-        self._database = database
+        self._database = self._heart = database
         self._clock = clock if database.dialect == "sqlite" else None
 
-    def use_lane(self, lane: Database) -> None:
-        """From now on everything goes over this one: a heartbeat waits behind nothing."""
-        self._database = lane
+    def use_lanes(self, leases: Database, heart: Database) -> None:
+        """From now on heartbeats go over a connection of their own, where they wait behind nothing, the rest over
+        another.
+        """
+        self._database, self._heart = leases, heart
 
     async def _now(self, connection: Connection) -> int:
         if self._clock is not None:
@@ -51,7 +53,7 @@ class SqlLeaseStore:
                 await connection.execute(sql.HEARTBEAT, (now + ttl_ms, instance_id))
             return now
 
-        return await self._database.write(work)
+        return await self._heart.write(work)
 
     async def heartbeat(self, instance_id: str, *, ttl_ms: int) -> int | None:
         async def work(connection: Connection) -> int | None:
@@ -59,11 +61,13 @@ class SqlLeaseStore:
             alive = await connection.execute(sql.HEARTBEAT, (now + ttl_ms, instance_id))
             return now if alive else None
 
-        return await self._database.write(work)
+        return await self._heart.write(work)
 
-    async def reap(self, stalled: Sequence[tuple[str, int]]) -> list[str]:
+    async def reap(self, stalled: Sequence[tuple[str, int]], *, not_after: int | None = None) -> list[str]:
         async def work(connection: Connection) -> list[str]:
             now = await self._now(connection)
+            if not_after is not None:
+                now = min(now, not_after)
             buried: list[str] = []
             for (instance_id,) in await connection.fetch(sql.EXPIRED, (now,)):
                 if await connection.execute(sql.BURY_EXPIRED, (instance_id, now)):

@@ -57,7 +57,7 @@ COMMIT: Final = COM_QUERY + b"COMMIT"
 ROLLBACK: Final = COM_QUERY + b"ROLLBACK"
 INSERT_BYTES: Final = 1 << 22  # a longer multi-row INSERT is split; the server may allow less
 _READS: Final = re.compile(r"[\s(]*(?:SELECT|WITH|SHOW|EXPLAIN)\b", re.IGNORECASE)
-LANE_WAIT_TIMEOUT_S: Final = 10  # a frozen owner's locks are freed after this (RELIABILITY.md §1.7)
+WAIT_TIMEOUT_S: Final = 10  # a frozen instance's locks are freed after this (RELIABILITY.md §1.7)
 
 
 class MysqlConnection:
@@ -158,7 +158,7 @@ class MysqlDatabase:
         acquire_timeout_s: float = ACQUIRE_TIMEOUT_S,
         connect_timeout_s: float = 5.0,
         statement_timeout_s: float = STATEMENT_TIMEOUT_S,
-        wait_timeout_s: int = 60,
+        wait_timeout_s: int = WAIT_TIMEOUT_S,
         rng: Random | None = None,
         observe: Observe | None = None,
         name: str = "pool",
@@ -204,7 +204,7 @@ class MysqlDatabase:
             acquire_timeout_s=self._acquire_timeout_s,
             connect_timeout_s=s.connect_timeout_s,
             statement_timeout_s=s.statement_timeout_s,
-            wait_timeout_s=LANE_WAIT_TIMEOUT_S,
+            wait_timeout_s=s.wait_timeout_s,
             rng=self._repeater.rng,
             observe=self._observe,
             name=name,

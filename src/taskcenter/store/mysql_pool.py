@@ -34,7 +34,7 @@ class PoolSettings:
 
     size: int = 8
     acquire_timeout_s: float = ACQUIRE_TIMEOUT_S  # waiting in line, and connecting, together
-    idle_limit_s: float = 45.0  # must be less than the server's wait_timeout
+    idle_limit_s: float = 7.5  # must be less than the server's wait_timeout
     max_lifetime_s: float = 1800.0  # so that every connection finds a changed address or certificate in the end
 
 

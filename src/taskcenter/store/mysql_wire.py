@@ -54,7 +54,7 @@ class WireSettings:
     connect_timeout_s: float = 5.0  # name look-up, TCP, TLS, login and session settings together
     statement_timeout_s: float = STATEMENT_TIMEOUT_S
     lock_wait_timeout_s: int = 3
-    wait_timeout_s: int = 60  # the server ends the session, and frees its locks, after this long without a word
+    wait_timeout_s: int = 10  # the server ends the session, and frees its locks, after this long without a word
 
 
 class Wire(Connection):  # type: ignore[misc]  # trio-mysql ships no types, so its classes are Any

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from random import Random
+from typing import Final
 
 from taskcenter.metrics import Metrics
 from taskcenter.queueing import StandingQueue
@@ -26,9 +27,11 @@ from taskcenter.store.url import MysqlUrl, SqliteUrl, parse_database_url
 from taskcenter.store.vault import Vault
 from taskcenter.task import SHARDS
 
+LANES: Final = ("claims", "outcomes", "sweeps", "leases", "heart")
+
 
 class SqlStore:
-    """See `interface.Store`. Claims, outcomes and leases have a connection each: none of them waits for the API's."""
+    """See `interface.Store`. What the engine does has connections of its own: none of it waits for the API's."""
 
     def __init__(self, database: Database, vault: Vault, *, lease_clock: Callable[[], int] | None = None) -> None:
         """`lease_clock` stands for the store's clock on SQLite (virtual time): ms since 1970."""
@@ -52,10 +55,10 @@ class SqlStore:
         """Connect. Raises StoreUnavailable or ConfigError; may be called again then. The schema is for `migrate`."""
         await self._database.open()
         if not self._lanes:
-            self._lanes = [await self._database.lane(name) for name in ("claims", "outcomes", "sweeps", "leases")]
-            claims, outcomes, sweeps, leases = self._lanes
-            self.engine.use_lanes(claims, outcomes, sweeps)
-            self.leases.use_lane(leases)
+            self._lanes = [await self._database.lane(name) for name in LANES]
+            claims, outcomes, sweeps, leases, heart = self._lanes
+            self.engine.use_lanes(claims, outcomes, sweeps, leases)
+            self.leases.use_lanes(leases, heart)
 
     async def aclose(self) -> None:
         await self._database.aclose()
@@ -97,7 +100,7 @@ def open_store(
 ) -> SqlStore:
     """A store on this database, still to be opened. Raises ConfigError for a wrong URL or unusable TLS files.
 
-    `pool_size` bounds the connections of a server besides the four lanes. `in_loop`, `durable` and `lease_clock` are
+    `pool_size` bounds the connections of a server besides the five lanes. `in_loop`, `durable` and `lease_clock` are
     for SQLite: no thread, no wait for the disk, another clock for leases. `waits`: where it is noted, beside
     `metrics`, how long the API's work waited for a connection.
     """

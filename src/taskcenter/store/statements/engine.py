@@ -81,8 +81,8 @@ DUE_OF_AFTER: Final = Query(mysql=f"{_BUSINESS}{_AFTER.mysql}{_PAGE}", sqlite=f"
 
 # --- fence and claim -----------------------------------------------------------------------------------------------
 
-# the shards' terms, share-locked: no shard changes hands before this transaction is over
-_TERMS: Final = "SELECT shard, term FROM shards WHERE shard IN (...) ORDER BY shard"
+# the owned shards' terms, share-locked: no shard changes hands before this transaction is over
+_TERMS: Final = "SELECT shard, term FROM shards WHERE shard IN (...) AND owner IS NOT NULL ORDER BY shard"
 FENCE: Final = by_key(_TERMS, " LOCK IN SHARE MODE")
 # the rows of a batch, held until the end of the transaction
 LOCK: Final = locking(f"SELECT {_ALL} FROM tasks WHERE id IN (...)")
