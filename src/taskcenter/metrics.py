@@ -56,6 +56,10 @@ class Metrics:
         self.db_pool_waiting = self._gauge("db_pool_waiting", "Waiting for a connection.")
         self.db_query = self._histogram("db_query_seconds", "One unit of work on the store.", QUERY_BUCKETS)
         self.db_errors = self._counter("db_errors", "Failures of the store.", ("kind",))
+        self.db_up = self._gauge(
+            "db_up", "1 while the store's reads (its writes) go through, 0 from a second of nothing but failures on.",
+            ("work",),
+        )  # fmt: skip
         self.shards_owned = self._gauge("shards_owned", "Shards this instance owns.")
         self.lease_takeovers = self._counter("lease_takeovers", "Shards taken from a dead owner.")
         self.fenced_writes = self._counter("fenced_writes", "Claims or outcomes refused because the term was over.")

@@ -2,45 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from functools import partial
 from typing import Any
 
 import pytest
 import trio
 from tests.http.api_kit import URL, Api
+from tests.http.gate import Gate
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
-from taskcenter.service.creator import MAX_GROUP, Create, Creator
-from taskcenter.service.shielded import WAIT_S, Writes
-from taskcenter.service.task_input import read_task
+from taskcenter.errors import CommitUnknown
+from taskcenter.service.creator import MAX_GROUP
+from taskcenter.service.shielded import WAIT_S
 from taskcenter.store.records import NewTask
 from taskcenter.task import Status
 
 BODY = {"business_id": "a", "callback_url": URL}
-
-
-class Gate:
-    """A store's verb that waits at a gate, before or after it does its work; what it did is the real store's doing."""
-
-    def __init__(self, verb: Callable[..., Awaitable[Any]], *, hold: str) -> None:
-        self._verb = verb
-        self._hold = hold
-        self.reached = trio.Event()
-        self.open = trio.Event()
-
-    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if self._hold == "before":
-            await self._wait()
-        result = await self._verb(*args, **kwargs)
-        if self._hold == "after":
-            await self._wait()
-        return result
-
-    async def _wait(self) -> None:
-        self.reached.set()
-        await self.open.wait()
 
 
 async def leave(api: Api, gate: Gate, method: str, path: str, body: object = None) -> None:
@@ -200,109 +176,3 @@ async def test_groups_are_bounded(api: Api, monkeypatch: pytest.MonkeyPatch) -> 
             nursery.start_soon(api.create, f"n{number}")
     assert sum(sizes) == MAX_GROUP + 40
     assert max(sizes) <= MAX_GROUP
-
-
-# --- the two nurseries themselves -------------------------------------------------------------------------------------
-
-
-async def test_writes_end_before_the_service_does() -> None:
-    writes, gate, done = Writes(), trio.Event(), []
-
-    async def work() -> None:
-        await gate.wait()
-        done.append(1)
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(writes.run)
-        nursery.start_soon(writes.call, work)
-        await wait_all_tasks_blocked()
-        assert repr(writes) == "<Writes 1 of 512 under way>"
-        writes.close()
-        with pytest.raises(Overloaded):
-            await writes.call(work)
-        gate.set()
-    assert done == [1]
-
-
-async def test_writes_of_one_business_go_two_abreast_and_hold_up_nobody_else() -> None:
-    writes, gate, at_work = Writes(), trio.Event(), list[int]()
-
-    async def work(business_id: int) -> None:
-        at_work.append(business_id)
-        await gate.wait()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(writes.run)
-        for business_id in (1, 1, 1, 1, 1, 2):
-            nursery.start_soon(writes.call, partial(work, business_id), business_id)
-        await wait_all_tasks_blocked()
-        assert sorted(at_work) == [1, 1, 2]
-        gate.set()
-        await wait_all_tasks_blocked()
-        assert sorted(at_work) == [1, 1, 1, 1, 1, 2]
-        assert repr(writes) == "<Writes 0 of 512 under way>"
-        writes.close()
-
-
-async def test_a_write_cut_off_by_the_end_is_unknown() -> None:
-    writes = Writes()
-    async with trio.open_nursery() as callers:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(writes.run)
-
-            async def ask() -> None:
-                with pytest.raises(CommitUnknown):
-                    await writes.call(trio.sleep_forever)
-
-            callers.start_soon(ask)
-            await wait_all_tasks_blocked()
-            nursery.cancel_scope.cancel()
-
-
-async def test_writes_are_bounded_and_errors_are_the_callers() -> None:
-    writes = Writes(most=1)
-
-    async def fail() -> None:
-        raise StoreUnavailable("out")
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(writes.run)
-        with pytest.raises(StoreUnavailable):
-            await writes.call(fail)
-        nursery.start_soon(writes.call, trio.Event().wait)
-        await wait_all_tasks_blocked()
-        with pytest.raises(Overloaded):
-            await writes.call(fail)
-        nursery.cancel_scope.cancel()
-
-
-async def test_creates_that_wait_when_the_service_is_cut_off_are_unknown(
-    api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Both the one in the commit and the one behind it; and none is taken afterwards."""
-    monkeypatch.setattr(api.store.tasks, "create", Gate(api.store.tasks.create, hold="before"))
-    tools = api.services.tasks.tasks.tools
-    business = await api.store.businesses.get("orders")
-    assert business is not None
-    task = read_task(BODY, business, "01JA8Z3N4V7Q2M6K9T5R1X8C0B", api.clock.now_ms(), tools.check_url)
-    assert isinstance(task, NewTask)
-    creator, create = Creator(tools), Create(task, 10, None)
-    unknown: list[int] = []
-
-    async def ask() -> None:
-        with pytest.raises(CommitUnknown):
-            await creator.create(create)
-        unknown.append(1)
-
-    async with trio.open_nursery() as callers:
-        async with trio.open_nursery() as nursery:
-            await nursery.start(creator.run)
-            callers.start_soon(ask)
-            await wait_all_tasks_blocked()
-            callers.start_soon(ask)
-            await wait_all_tasks_blocked()
-            assert repr(creator) == "<Creator 1 waiting>"
-            nursery.cancel_scope.cancel()
-    assert unknown == [1, 1]
-    with pytest.raises(Overloaded):
-        await creator.create(create)

@@ -157,27 +157,29 @@ def test_what_breaks_a_connect_gets_words_without_addresses() -> None:
 
 def test_an_outage_lets_one_look_again_at_a_time() -> None:
     outage = Outage(Random(1))
-    assert outage.enter(0.0) is False
-    assert outage.enter(0.0) is False  # while all is well, everybody may connect
+    assert outage.enter(0.0, 0.0) is False
+    assert outage.enter(0.0, 0.0) is False  # while all is well, everybody may connect
     outage.failed(10.0, "refused")
     with pytest.raises(StoreFault) as caught:
-        outage.enter(10.0 + RETRY_S[0] - 0.001)
+        outage.enter(10.0 + RETRY_S[0] - 0.001, 10.1)
     assert caught.value.kind == "refused"
     later = 10.0 + RETRY_S[1]
-    assert outage.enter(later) is True
     with pytest.raises(StoreFault):
-        outage.enter(later + 100)  # somebody is looking
+        outage.enter(later, 9.9)  # was in line when the word came
+    assert outage.enter(later, later) is True
+    with pytest.raises(StoreFault):
+        outage.enter(later + 100, later + 100)  # somebody is looking
     outage.leave(probe=True)  # cancelled: the next may look at once
-    assert outage.enter(later) is True
+    assert outage.enter(later, later) is True
     outage.failed(later, "timeout")
     outage.leave(probe=True)
     with pytest.raises(StoreFault) as caught:
-        outage.enter(later)
+        outage.enter(later, later)
     assert caught.value.kind == "timeout"
-    assert outage.enter(later + RETRY_S[1]) is True
+    assert outage.enter(later + RETRY_S[1], later + RETRY_S[1]) is True
     outage.succeeded()
     outage.leave(probe=True)
-    assert outage.enter(later + RETRY_S[1]) is False
+    assert outage.enter(later + RETRY_S[1], later) is False
 
 
 async def test_the_gate_is_first_come_first_served(autojump_clock: trio.testing.MockClock) -> None:

@@ -268,8 +268,9 @@ ERRORS: Final = {
     503: _error(
         503,
         "store_unavailable",
-        "The store is out or the service is busy (`store_unavailable`, `commit_unknown`, `overloaded`). Repeating is "
-        "safe.",
+        "The store is out or the service is busy. After `store_unavailable` and `overloaded` nothing was changed: "
+        "repeat the request. After `commit_unknown` the change may have been made: creates, changes and cancels of "
+        "tasks are safe to repeat; before anything else is repeated, look what became of it.",
         "The store cannot be reached or does not answer. Nothing was changed; repeat the request.",
         "Retry-After",
     ),

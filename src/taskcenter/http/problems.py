@@ -68,7 +68,10 @@ TITLES: Final = {
 }
 _UNAVAILABLE_DETAIL: Final = {
     "store_unavailable": "The store cannot be reached or does not answer. Nothing was changed; repeat the request.",
-    "commit_unknown": "The store did not confirm the change. Repeat the request: repeating is safe.",
+    "commit_unknown": (
+        "The store did not confirm the change; it may have been made. Creates, changes and cancels of tasks are safe to"
+        " repeat; before anything else is repeated, look what became of it."
+    ),
 }
 _HTTP_DETAIL: Final = {
     404: "There is nothing at this path.",

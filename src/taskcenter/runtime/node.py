@@ -51,12 +51,14 @@ from taskcenter.runtime.identity import own_identity
 from taskcenter.runtime.keyring import keep_keys, load_keys
 from taskcenter.runtime.load import STORE_TARGET_MS
 from taskcenter.runtime.peer_link import PeerLink
+from taskcenter.runtime.store_alarm import StoreAlarm
 from taskcenter.service.services import Services
 from taskcenter.store.records import Business
 from taskcenter.store.revision import check, require_current
 from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.url import SqliteUrl, parse_database_url
 from taskcenter.store.vault import Unsealable, Vault
+from taskcenter.store.watch import StoreWatch
 
 CLOSE_TIMEOUT_S: Final = 5.0
 SWITCH_S: Final = 0.001
@@ -95,12 +97,13 @@ async def run_node(
     keys = load_keys(settings, url)
     metrics = Metrics()
     waits = StandingQueue(STORE_TARGET_MS)
-    store = open_store(url, Vault(keys), pool_size=settings.db_pool_size, metrics=metrics, waits=waits)
+    watch = StoreWatch()
+    store = open_store(url, Vault(keys), pool_size=settings.db_pool_size, metrics=metrics, waits=waits, watch=watch)
     try:
         await store.open()
         await _check_keys(store)
         keep_keys(settings, url, keys)
-        node = Node(settings, store, keys, metrics, waits, reuse_port=reuse_port)
+        node = Node(settings, store, keys, metrics, waits, watch=watch, reuse_port=reuse_port)
         return await node.run(ready)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
@@ -173,6 +176,7 @@ class Node:
         metrics: Metrics,
         waits: StandingQueue,
         *,
+        watch: StoreWatch,
         reuse_port: bool,
     ) -> None:
         self._settings = settings
@@ -184,6 +188,7 @@ class Node:
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # ids and jitter; secrets have their own source
         self._ids = IdSource(self._rng)
         self._alerts = Alerts(metrics)
+        self._alarm = StoreAlarm(watch, metrics, self._alerts)
         self._tracer = tracing.configure(self._rng, __version__)
         self._egress = egress_policy(settings)
         self._names = NameService()
@@ -215,7 +220,7 @@ class Node:
         )
         self._services = Services.build(
             store=store, settings=settings, keys=keys, clock=self._clock, ids=self._ids, metrics=metrics,
-            engine=self._engine, egress=self._egress, random_bytes=secrets.token_bytes,
+            engine=self._engine, egress=self._egress, random_bytes=secrets.token_bytes, store_trouble=watch.trouble,
         )  # fmt: skip
         self._expiries = Expiries(store.businesses, self._clock, metrics, self._alerts, self._engine.owns)
         self._gauges = TaskGauges(store, metrics, self._engine.owns)

@@ -9,9 +9,11 @@ most `MAX_WAITING` creates wait; one more is refused (`Overloaded`), and so is o
 (`queueing`): when the store slows, callers are told to come back before all of them wait. A handler that goes away
 leaves its create in the group: it may be committed, and the client that repeats it is told so.
 
-On failure. `StoreUnavailable`: all of the group are refused. `CommitUnknown`: the same rows, with the same ids, are
-sent once more; rows with these very ids that are there already count as created. Any other error is
-a bug or a poisoned row: the group is then committed one by one, so that only the culprit fails.
+On failure. `StoreUnavailable`: all of the group are refused, and with it whoever waits behind it: the store is out, and
+nobody shall wait for that twice. (A lock is no outage: after a conflict those who came lately go on waiting.)
+`CommitUnknown`: the same rows, with the same ids, are sent once more; rows with these very ids that are there already
+count as created. If that is refused, the first one's end is still unknown, and told so. Any other error is a bug or a
+poisoned row: the group is then committed one by one, so that only the culprit fails.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ import trio
 from taskcenter import log
 from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
 from taskcenter.queueing import StandingQueue
-from taskcenter.service.shielded import Slot
+from taskcenter.service.shielded import PATIENCE_S, Slot
 from taskcenter.service.task_tools import TaskTools
+from taskcenter.store.connection import LockConflict
 from taskcenter.store.records import Created, CreateResult, NewAuditEntry, NewTask, Task
 from taskcenter.values import value_class
 
@@ -102,9 +105,18 @@ class Creator:
             try:
                 results = await self._tools.store.create(tasks, limits, audit, now)
             except CommitUnknown:
-                results = await self._tools.store.create(tasks, limits, audit, now)
+                results = await self._once_more(tasks, limits, audit, now)
         self._tell([result.task for result in results if isinstance(result, Created)])
         return results
+
+    async def _once_more(
+        self, tasks: Sequence[NewTask], limits: dict[int, int], audit: Sequence[NewAuditEntry | None], now: int
+    ) -> list[CreateResult]:
+        """After an unknown commit. Whatever the store says now, unless it is the results, leaves the first unknown."""
+        try:
+            return await self._tools.store.create(tasks, limits, audit, now)
+        except StoreUnavailable as error:
+            raise CommitUnknown(str(error)) from None
 
     def _tell(self, born: Sequence[Task]) -> None:
         for task in born:
@@ -153,6 +165,7 @@ class Creator:
             kind = CommitUnknown if isinstance(error, CommitUnknown) else StoreUnavailable
             for waiting in group:
                 waiting.slot.fail(kind(str(error)))  # one each: an exception is raised by one task only
+            self._refuse_those_behind(error)
         except Exception as error:  # noqa: BLE001 - raised again by the one handler whose create it is
             if len(group) == 1:
                 group[0].slot.fail(error)
@@ -163,6 +176,12 @@ class Creator:
         else:
             for waiting, result in zip(group, results, strict=True):
                 waiting.slot.fill(result)
+
+    def _refuse_those_behind(self, error: StoreUnavailable) -> None:
+        """Nothing of theirs was sent yet."""
+        long_ago_ms = (trio.current_time() - (PATIENCE_S if isinstance(error, LockConflict) else 0)) * 1000
+        while self._queue and self._queue[0].since_ms <= long_ago_ms:
+            self._queue.popleft().slot.fail(StoreUnavailable(str(error)))
 
     def __repr__(self) -> str:
         return f"<Creator {len(self._queue)} waiting{', closing' if self._closing else ''}>"

@@ -1,7 +1,8 @@
 """Is the service well: the store's answer to a ping, and what the engine says of its parts.
 
 Asked by anyone and often, so the ping is bounded and its answer kept for a second: probes must not load a store that is
-unwell already. A check's value is `ok`, `degraded: <why>` or `unavailable: <why>`; the worst is the status.
+unwell already. A store that answers the ping and takes no writes (read only, full) is not well either: nothing can be
+created, claimed or sent. A check's value is `ok`, `degraded: <why>` or `unavailable: <why>`; the worst is the status.
 """
 
 from __future__ import annotations
@@ -30,11 +31,18 @@ class Health:
 class HealthService:
     """One per process."""
 
-    def __init__(self, engine: Engine, store: MaintenanceStore, shedding: Callable[[], str | None]) -> None:
-        """`shedding`: why creates are shed now."""
+    def __init__(
+        self,
+        engine: Engine,
+        store: MaintenanceStore,
+        shedding: Callable[[], str | None],
+        trouble: Callable[[], str | None],
+    ) -> None:
+        """`shedding`: why creates are shed now. `trouble`: what fails of the store, by its latest uses."""
         self._engine = engine
         self._shedding = shedding
         self._store = store
+        self._trouble = trouble
         self._pinging = trio.Lock()
         self._pinged_at = -PING_KEPT_S
         self._ping = "ok"
@@ -58,7 +66,8 @@ class HealthService:
             if trio.current_time() - self._pinged_at >= PING_KEPT_S:
                 self._ping = await self._ask()
                 self._pinged_at = trio.current_time()
-        return self._ping
+        trouble = self._trouble()
+        return self._ping if self._ping != "ok" or trouble is None else f"unavailable: {trouble}"
 
     async def _ask(self) -> str:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Self
 
@@ -81,8 +81,12 @@ class Services:
         engine: Engine,
         egress: EgressPolicy,
         random_bytes: RandomBytes,
+        store_trouble: Callable[[], str | None] = lambda: None,
     ) -> Self:
-        """`keys`: the encryption keys, (id, 32 bytes), newest first. Raises `ConfigError`."""
+        """`keys`: the encryption keys, (id, 32 bytes), newest first. `store_trouble`: what fails of the store now.
+
+        Raises `ConfigError`.
+        """
         writes = Writes()
         tools = TaskTools(store.tasks, engine, writes, clock, egress.check_url, metrics)
         creator = Creator(tools)
@@ -92,7 +96,7 @@ class Services:
             store, engine, clock, settings=settings, metrics=metrics, writes=writes,
             encryption_keys=keys, random_bytes=random_bytes, check_url=egress.check_url,
         )  # fmt: skip
-        health = HealthService(engine, store.maintenance, creation.overloaded)
+        health = HealthService(engine, store.maintenance, creation.overloaded, store_trouble)
         stats = SystemStats(store.maintenance, store.leases, engine)
         return cls(tasks, access, health, stats, KeyRotation(store.resealing, access.trail, clock))
 

@@ -8,7 +8,8 @@ the handler goes, the write goes on to its end.
 Invariants. At most `most` writes are under way; one more is refused (`Overloaded`), so a stalled store fills no memory.
 A handler waits at most `WAIT_S`, then it is told that the outcome is unknown; every write is safe to repeat. Writes of
 one business lock the same ledger row, so more than `ABREAST` of them at the store would only hold connections that
-others need; the rest wait here.
+others need; the rest wait here. Who has waited here for `PATIENCE_S` when one before it is refused by the store is
+refused with it, for it would only wait for the same thing again.
 
 On failure. An error belongs to the waiting handler; nobody waiting, it is logged. Shutdown: `close` refuses new writes
 and `run` returns when those under way have ended; cancelling `run` ends them, and their handlers are told "unknown".
@@ -16,6 +17,7 @@ and `run` returns when those under way have ended; cancelling `run` ends them, a
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Final, Generic, TypeVar
@@ -23,10 +25,11 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from taskcenter import log
-from taskcenter.errors import CommitUnknown, Overloaded
+from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
 
 WAIT_S: Final = 5.0
 ABREAST: Final = 2  # writes of one business at the store at once
+PATIENCE_S: Final = 0.2  # with the store's own time it keeps a 503 under 2 s
 
 Result = TypeVar("Result")
 _log = log.get("writes")
@@ -67,6 +70,14 @@ class Slot(Generic[Result]):
         return self._value[0]
 
 
+class _Lane:
+    """The writes of one business. Changed by those writes only."""
+
+    def __init__(self) -> None:
+        self.places = trio.CapacityLimiter(ABREAST)
+        self.refused_at = -math.inf
+
+
 class Writes:
     """The nursery of writes under way; one per process, run beside the server."""
 
@@ -75,7 +86,7 @@ class Writes:
         self._nursery: trio.Nursery | None = None
         self._closing = trio.Event()
         self._under_way = 0
-        self._lanes: dict[int, trio.CapacityLimiter] = {}  # business → its writes at the store; dropped when empty
+        self._lanes: dict[int, _Lane] = {}  # business → its writes at the store; dropped when empty
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until `close`, and then until the last write has ended."""
@@ -119,12 +130,19 @@ class Writes:
         if business_id is None:
             yield
             return
-        lane = self._lanes.setdefault(business_id, trio.CapacityLimiter(ABREAST))
+        lane = self._lanes.setdefault(business_id, _Lane())
+        asked_at = trio.current_time()
         try:
-            async with lane:
-                yield
+            async with lane.places:
+                if asked_at + PATIENCE_S < trio.current_time() and asked_at < lane.refused_at:
+                    raise StoreUnavailable("the store refused the write before this one")
+                try:
+                    yield
+                except StoreUnavailable:
+                    lane.refused_at = trio.current_time()
+                    raise
         finally:
-            if not lane.borrowed_tokens and not lane.statistics().tasks_waiting:
+            if not lane.places.borrowed_tokens and not lane.places.statistics().tasks_waiting:
                 self._lanes.pop(business_id, None)
 
     def __repr__(self) -> str:

@@ -1,4 +1,6 @@
-"""A database whose failures are counted in the process's metrics, and the waits for its connections in a queue."""
+"""A database whose failures are counted in the process's metrics and told to its watch, and the waits for its
+connections in a queue.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,19 @@ from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.queueing import StandingQueue
 from taskcenter.store.connection import Connection, Database, Dialect, PoolStatistics, StoreFault, T, Work
+from taskcenter.store.watch import Kind, StoreWatch
 
 
 class MeteredDatabase:
     """`Database` around another one; `taskcenter_db_errors_total` counts what its callers had to bear."""
 
-    def __init__(self, inner: Database, metrics: Metrics, waits: StandingQueue | None = None) -> None:
+    def __init__(
+        self, inner: Database, metrics: Metrics, waits: StandingQueue | None = None, watch: StoreWatch | None = None
+    ) -> None:
         """`waits`: where it is noted how long each work waited until it had a connection."""
         self._inner = inner
         self._metrics = metrics
+        self._watch = StoreWatch() if watch is None else watch
         self._waits = waits
 
     @property
@@ -38,18 +44,21 @@ class MeteredDatabase:
         await self._inner.aclose()
 
     async def read(self, work: Work[T]) -> T:
-        try:
-            return await self._timed(self._inner.read, work)
-        except StoreUnavailable as error:
-            self._count(error)
-            raise
+        return await self._watched("read", self._inner.read, work)
 
     async def write(self, work: Work[T], *, attempts: int = 3) -> T:
+        return await self._watched("write", partial(self._inner.write, attempts=attempts), work)
+
+    async def _watched(self, kind: Kind, run: Callable[[Work[T]], Awaitable[T]], work: Work[T]) -> T:
         try:
-            return await self._timed(partial(self._inner.write, attempts=attempts), work)
+            result = await self._timed(run, work)
         except StoreUnavailable as error:
-            self._count(error)
+            fault = error.kind if isinstance(error, StoreFault) else error.code
+            self._metrics.db_errors.labels(fault).inc()
+            self._watch.failed(kind, fault, trio.current_time())
             raise
+        self._watch.succeeded(kind, trio.current_time())
+        return result
 
     async def _timed(self, run: Callable[[Work[T]], Awaitable[T]], work: Work[T]) -> T:
         """`run(work)`; notes how long the work waited until it began, repetitions aside."""
@@ -68,13 +77,10 @@ class MeteredDatabase:
                 self._waits.waited((begun_at[0] - asked_at) * 1000, trio.current_time() * 1000)
 
     async def lane(self, name: str) -> Database:
-        return MeteredDatabase(await self._inner.lane(name), self._metrics)
+        return MeteredDatabase(await self._inner.lane(name), self._metrics, watch=self._watch)
 
     def statistics(self) -> PoolStatistics:
         return self._inner.statistics()
-
-    def _count(self, error: StoreUnavailable) -> None:
-        self._metrics.db_errors.labels(error.kind if isinstance(error, StoreFault) else error.code).inc()
 
     def __repr__(self) -> str:
         return repr(self._inner)

@@ -43,7 +43,7 @@ from taskcenter.store.connection import (
 )
 from taskcenter.store.mysql_auth import tls_context
 from taskcenter.store.mysql_errors import commit_error, refused, statement_error
-from taskcenter.store.mysql_pool import Pool, PoolSettings
+from taskcenter.store.mysql_pool import Outage, Pool, PoolSettings
 from taskcenter.store.mysql_refusal import Refusal
 from taskcenter.store.mysql_rows import Answer
 from taskcenter.store.mysql_text import render, render_insert
@@ -161,19 +161,21 @@ class MysqlDatabase:
         wait_timeout_s: int = WAIT_TIMEOUT_S,
         rng: Random | None = None,
         observe: Observe | None = None,
+        outage: Outage | None = None,
         name: str = "pool",
     ) -> None:
         self._url = url
         self._name = name
         self._observe = observe
         self._acquire_timeout_s = acquire_timeout_s
-        self._repeater = Repeater(rng, statement_timeout_s)
+        self._repeater = Repeater(rng)
         self._context = tls_context(url)
         self._lookups = trio.CapacityLimiter(4)
         self._wire_settings = WireSettings(connect_timeout_s, statement_timeout_s, wait_timeout_s=wait_timeout_s)
         limits = PoolSettings(pool_size, acquire_timeout_s, idle_limit_s=wait_timeout_s * 0.75)
         self._witness = Witness(self._new_look)
-        self._pool = Pool(self._new_wire, limits, self._repeater.rng)
+        self._outage = Outage(self._repeater.rng) if outage is None else outage
+        self._pool = Pool(self._new_wire, limits, self._repeater.rng, self._outage)
         self._lanes: list[MysqlDatabase] = []
         self.server = "mysql"  # kind and version from the first connection on
 
@@ -207,6 +209,7 @@ class MysqlDatabase:
             wait_timeout_s=s.wait_timeout_s,
             rng=self._repeater.rng,
             observe=self._observe,
+            outage=self._outage,
             name=name,
         )
         self._lanes.append(lane)

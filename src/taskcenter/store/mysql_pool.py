@@ -5,8 +5,10 @@ only when its user vouches for it *and* it is at rest (no command on its way, no
 other one is destroyed. Before it is lent again it is looked at: bytes nobody asked for mean the server ended it; one
 that has idled for some seconds, or since another one broke or fell silent, must answer a ping first.
 
-While the server is out, nobody queues for a time-out: after a failed connect all further connects fail at once, until
-0.25 to 1 s later one task tries again on behalf of all (the others go on failing at once until it succeeds).
+While the server is out, nobody queues for a time-out: after a failed connect, or a statement to which a server that has
+fallen silent owed the answer, all further connects fail at once, until 0.25 to 1 s later one task tries again on behalf
+of all (the others go on failing at once until it succeeds). Who was in line when the word came is refused with the
+others, so that nobody waits twice. All pools on one server share that word (`Outage`).
 """
 
 from __future__ import annotations
@@ -44,14 +46,23 @@ class Outage:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._kind: FaultKind | None = None  # of the latest failure; None while all is well
+        self._failed_at = float("-inf")
         self._retry_at = 0.0
         self._probing = False
+        self.suspect_at = float("-inf")  # idle connections not used since then must answer a ping
 
-    def enter(self, now: float) -> bool:
-        """Ask leave to connect; True when it is on probation. Raises StoreFault when connecting is not worth a try."""
+    @property
+    def known(self) -> bool:
+        return self._kind is not None
+
+    def enter(self, now: float, asked_at: float) -> bool:
+        """Ask leave to connect; True when it is on probation. Raises StoreFault when connecting is not worth a try.
+
+        `asked_at`: since when the caller waits.
+        """
         if self._kind is None:
             return False
-        if self._probing or now < self._retry_at:
+        if self._probing or now < self._retry_at or asked_at < self._failed_at:
             raise StoreFault(self._kind, "the database could not be reached a moment ago")
         self._probing = True
         return True
@@ -63,6 +74,7 @@ class Outage:
 
     def failed(self, now: float, kind: FaultKind) -> None:
         self._kind = kind
+        self._failed_at = now
         self._retry_at = now + self._rng.uniform(*RETRY_S)
 
     def succeeded(self) -> None:
@@ -72,28 +84,28 @@ class Outage:
 class Pool:
     """`acquire` a wire, `release` it with a word on its state. `make` builds a new, unopened wire."""
 
-    def __init__(self, make: Callable[[], Wire], settings: PoolSettings, rng: Random) -> None:
+    def __init__(self, make: Callable[[], Wire], settings: PoolSettings, rng: Random, outage: Outage) -> None:
+        """`outage`: what is known of the server, shared by all pools on it."""
         self._make = make
         self._settings = settings
         self._rng = rng
         self._gate = Gate(settings.size)
-        self._outage = Outage(rng)
-        self._idle: deque[Wire] = deque()  # used latest at the right; all mutable fields are the pool's alone
+        self._outage = outage
+        self._idle: deque[Wire] = deque()  # used latest at the right; all other mutable fields are the pool's alone
         self._lent: set[Wire] = set()
-        self._suspect_at = float("-inf")  # idle connections not used since then must answer a ping
         self._closed = False
         self._opened_total = 0
         self._discarded_total = 0
 
     async def acquire(self, *, fresh: bool = False) -> Wire:
         """A wire at rest; `fresh` for a new one. Raises StoreFault within `acquire_timeout_s`."""
-        deadline = trio.current_time() + self._settings.acquire_timeout_s
+        asked_at = trio.current_time()
         if not await self._gate.enter(self._settings.acquire_timeout_s):
             raise StoreFault("busy", f"all {self._settings.size} connections to the database are in use")
         try:
             wire = None if fresh else await self._reuse()
             if wire is None:
-                wire = await self._connect(deadline)
+                wire = await self._connect(asked_at)
         except BaseException:
             self._gate.leave()
             raise
@@ -105,7 +117,9 @@ class Pool:
         now = trio.current_time()
         self._lent.discard(wire)
         if suspect:
-            self._suspect_at = now
+            self._outage.suspect_at = now
+        if wire.found_silent:
+            self._outage.failed(now, "timeout")
         if clean and wire.at_rest and not self._closed and now < wire.retire_at:
             self._idle.append(wire)
         else:
@@ -137,7 +151,7 @@ class Pool:
             wire.kill()
 
     async def _reuse(self) -> Wire | None:
-        """The idle wire used latest that is still good."""
+        """The idle wire used latest that is still good. In an outage no suspect one is asked: that costs a wait."""
         now = trio.current_time()
         if self._idle and now - self._idle[0].used_at > self._settings.idle_limit_s:
             self._discard(self._idle.popleft())
@@ -147,7 +161,12 @@ class Pool:
             idle_s = now - wire.used_at
             if wire.surplus() or now >= wire.retire_at or idle_s > self._settings.idle_limit_s:
                 self._discard(wire)
-            elif (idle_s <= PING_AFTER_S and wire.used_at > self._suspect_at) or await self._answers(wire):
+            elif idle_s <= PING_AFTER_S and wire.used_at > self._outage.suspect_at:
+                return wire
+            elif self._outage.known:
+                self._idle.append(wire)
+                return None
+            elif await self._answers(wire):
                 return wire
         return None
 
@@ -171,14 +190,15 @@ class Pool:
                 self._discard(self._idle.pop())
         return answered
 
-    async def _connect(self, deadline: float) -> Wire:
-        """A new wire, ready. Raises StoreFault by `deadline`.
+    async def _connect(self, asked_at: float) -> Wire:
+        """A new wire, ready, for a caller who waits since `asked_at`. Raises StoreFault within `acquire_timeout_s`.
 
         For its first half second a login is not cancelled: a storm of cancellations would let none come to its end.
         """
         if self._closed:
             raise StoreFault("closed", "the connections to the database are closed")
-        probe = self._outage.enter(trio.current_time())
+        deadline = asked_at + self._settings.acquire_timeout_s
+        probe = self._outage.enter(trio.current_time(), asked_at)
         try:
             wire = await self._log_in(min(deadline, trio.current_time() + HOLD_OFF_S), shield=True)
             if wire is None:

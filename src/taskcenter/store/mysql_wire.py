@@ -87,6 +87,7 @@ class Wire(Connection):  # type: ignore[misc]  # trio-mysql ships no types, so i
         self.greeted = False  # whether the server has said anything to us
         self.in_step = True
         self.sent = False  # whether any of the latest command may have reached the server
+        self.found_silent = False  # the server owes an answer here, and had no word for the witness either
         self.status = 0  # of the latest answer
         self.max_allowed_packet = 1 << 20
         self.opened_at = self.used_at = trio.current_time()
@@ -230,6 +231,7 @@ class Wire(Connection):  # type: ignore[misc]  # trio-mysql ships no types, so i
                 with trio.move_on_at(began + SILENT_AFTER_S):
                     return await self._answer(reader)
                 answering = await self._witness.speaks()
+                self.found_silent = not answering
             if answering:
                 with trio.move_on_at(began + limit_s):
                     return await self._answer(reader)

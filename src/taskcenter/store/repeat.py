@@ -1,4 +1,8 @@
-"""When a transaction is run again: only after a lock conflict, which by its nature left no trace."""
+"""When a transaction is run again: only after a lock conflict, which by its nature left no trace.
+
+A deadlock is met within milliseconds, and a repeat is likely to succeed. A lock that was waited for in vain is not
+waited for again: whoever asked would hear of it too late.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,14 @@ from taskcenter.store.connection import LockConflict, QueryFault, count_error
 
 T = TypeVar("T")
 BACKOFF_S: Final = 0.02
+GIVE_UP_S: Final = 1.0
 
 
 class Repeater:
-    """Runs blocks and counts their errors by kind. No repeat begins later than `give_up_s` after the first try."""
+    """Runs blocks and counts their errors by kind. No repeat begins later than `GIVE_UP_S` after the first try."""
 
-    def __init__(self, rng: Random | None, give_up_s: float) -> None:
+    def __init__(self, rng: Random | None) -> None:
         self.rng = rng or Random()  # noqa: S311  # spreads repeats, guards nothing
-        self._give_up_s = give_up_s
         self.errors_total: dict[str, int] = {}
 
     async def once(self, run: Callable[[], Awaitable[T]]) -> T:
@@ -33,7 +37,7 @@ class Repeater:
 
     async def repeat(self, run: Callable[[], Awaitable[T]], attempts: int) -> T:
         """Run it up to `attempts` times, with a growing, jittered pause between. Raises the last LockConflict."""
-        give_up_at = trio.current_time() + self._give_up_s
+        give_up_at = trio.current_time() + GIVE_UP_S
         for attempt in range(1, attempts + 1):
             try:
                 return await self.once(run)

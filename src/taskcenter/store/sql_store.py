@@ -25,6 +25,7 @@ from taskcenter.store.stats import SqlStatsStore
 from taskcenter.store.tasks import SqlTaskStore
 from taskcenter.store.url import MysqlUrl, SqliteUrl, parse_database_url
 from taskcenter.store.vault import Vault
+from taskcenter.store.watch import StoreWatch
 from taskcenter.task import SHARDS
 
 LANES: Final = ("claims", "outcomes", "sweeps", "leases", "heart")
@@ -97,12 +98,13 @@ def open_store(
     rng: Random | None = None,
     metrics: Metrics | None = None,
     waits: StandingQueue | None = None,
+    watch: StoreWatch | None = None,
 ) -> SqlStore:
     """A store on this database, still to be opened. Raises ConfigError for a wrong URL or unusable TLS files.
 
     `pool_size` bounds the connections of a server besides the five lanes. `in_loop`, `durable` and `lease_clock` are
     for SQLite: no thread, no wait for the disk, another clock for leases. `waits`: where it is noted, beside
-    `metrics`, how long the API's work waited for a connection.
+    `metrics`, how long the API's work waited for a connection. `watch`: told, beside `metrics`, of all work.
     """
     parsed = parse_database_url(url) if isinstance(url, str) else url
     observe = None if metrics is None else partial(_observe, metrics)
@@ -112,7 +114,7 @@ def open_store(
     else:
         database = SqliteDatabase(parsed.path, in_loop=in_loop, durable=durable, rng=rng, observe=observe)
     if metrics is not None:
-        database = MeteredDatabase(database, metrics, waits)
+        database = MeteredDatabase(database, metrics, waits, watch)
     store = SqlStore(database, vault, lease_clock=lease_clock)
     if metrics is not None:
         metrics.db_pool_size.set_function(lambda: store.statistics().size)

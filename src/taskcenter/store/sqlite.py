@@ -13,6 +13,7 @@ may or may not be on the disk: `CommitUnknown`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
@@ -23,6 +24,7 @@ import trio
 from taskcenter.store.connection import (
     ACQUIRE_TIMEOUT_S,
     STATEMENT_TIMEOUT_S,
+    LockConflict,
     Observe,
     PoolStatistics,
     QueryFault,
@@ -67,7 +69,7 @@ class SqliteDatabase:
         self._acquire_timeout_s = acquire_timeout_s
         self._read_timeout_s = read_timeout_s
         self._connect = partial(connect, path, busy_timeout_s=0 if in_loop else busy_timeout_s, durable=durable)
-        self._repeater = Repeater(rng, STATEMENT_TIMEOUT_S)
+        self._repeater = Repeater(rng)
         self._observe = observe
         self._lock: FileLock | None = None
         self._writer: Executor = Inline() if in_loop else Worker("sqlite-writer")
@@ -77,6 +79,7 @@ class SqliteDatabase:
         self._read_gate = Gate(len(self._readers))
         self._state: Literal["new", "open", "closed"] = "new"
         self._opened_total = 0
+        self._lock_held_at = -math.inf  # when another process's lock was last waited for in vain
 
     async def open(self) -> None:
         """Lock the file and make all connections. Raises ConfigError or StoreFault; may then be called again."""
@@ -168,9 +171,16 @@ class SqliteDatabase:
             self._read_gate.leave()
 
     async def _on_writer(self, job: Job[T], *, urgent: bool, stoppable: bool) -> T:
+        asked_at = trio.current_time()
         await self._enter(self._write_gate, urgent=urgent)
         try:
-            return await self._run(self._writer, job, stoppable=stoppable)
+            if asked_at < self._lock_held_at:
+                raise LockConflict("another process holds the database file's lock")  # nobody waits for it twice
+            try:
+                return await self._run(self._writer, job, stoppable=stoppable)
+            except LockConflict:
+                self._lock_held_at = trio.current_time()
+                raise
         finally:
             self._write_gate.leave()
 
