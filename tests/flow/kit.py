@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from prometheus_client.parser import text_string_to_metric_families
 ADMIN_TOKEN = "flow-tests-admin-token-0123456789"
 ENCRYPTION_KEYS = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 READY_TIMEOUT_S = 40.0
+PROGRAM = (sys.executable, "-m", "taskcenter")
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no authorities, which take 50 ms to load: all here is plain HTTP
 
 
@@ -117,10 +118,17 @@ class Receiver:
 class Service:
     """`taskcenter serve` as a process of its own."""
 
-    def __init__(self, database_url: str, directory: Path, *arguments: str, **settings: str | None) -> None:
-        """`settings`: variables of its environment; None takes one out."""
+    def __init__(
+        self,
+        database_url: str,
+        directory: Path,
+        *arguments: str,
+        program: Sequence[str] = PROGRAM,
+        **settings: str | None,
+    ) -> None:
+        """`settings`: variables of its environment; None takes one out. `program`: what stands for `taskcenter`."""
         self.log_path = directory / "service.log"
-        self._command = [sys.executable, "-m", "taskcenter", "serve", "--migrate", *arguments]
+        self._command = [*program, "serve", "--migrate", *arguments]
         self.port = 0
         environment: dict[str, str | None] = {
             **os.environ,
@@ -263,13 +271,15 @@ async def running(database_url: str, directory: Path, **settings: str) -> AsyncI
 
 
 @asynccontextmanager
-async def several(database_url: str, directory: Path, count: int) -> AsyncIterator[tuple[list[Service], Receiver]]:
+async def several(
+    database_url: str, directory: Path, count: int, *, program: Sequence[str] = PROGRAM, **settings: str | None
+) -> AsyncIterator[tuple[list[Service], Receiver]]:
     """Instances over one database, and a receiver; all are gone afterwards."""
     services, receiver = [], Receiver()
     for number in range(count):
         own = directory / str(number)
         own.mkdir()
-        services.append(Service(database_url, own))
+        services.append(Service(database_url, own, program=program, **settings))
     async with trio.open_nursery() as nursery:
         await nursery.start(receiver.serve)
         for service in services:
