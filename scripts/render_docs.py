@@ -13,7 +13,7 @@ from typing import Any
 from prometheus_client.metrics import MetricWrapperBase
 
 from taskcenter.config import PREFIX, Settings
-from taskcenter.metrics import Metrics
+from taskcenter.metrics import Metrics, ParentMetrics
 from taskcenter.task import TERMINAL, TRANSITIONS, FinishReason, Status
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -71,12 +71,15 @@ def metrics() -> str:
     lines = [
         "# Metrics",
         "",
-        "Made from `taskcenter.metrics.Metrics` by `make docs`; `process_*` comes with the client library.",
+        "Made from `taskcenter.metrics` by `make docs`; `process_*` comes with the client library. With",
+        "`serve --processes N` any process answers `/metrics` for all: counters and histograms are sums that outlive a",
+        "process, gauges are sums of those that live or, where a sum means nothing, the greatest; `process_*` bears",
+        "the label `worker`.",
         "",
         "| metric | kind | labels | meaning |",
         "| --- | --- | --- | --- |",
     ]
-    for family in vars(Metrics()).values():
+    for family in (*vars(Metrics()).values(), *vars(ParentMetrics()).values()):
         if isinstance(family, MetricWrapperBase):
             name = family._name + ("_total" if family._type == "counter" else "")
             labels = ", ".join(f"`{label}`" for label in family._labelnames)

@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 from functools import lru_cache
-from typing import Any, Final, TextIO, cast
+from typing import Any, Final, Protocol, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, WrappedLogger
@@ -25,9 +25,19 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _BUT_LINES: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
-def configure(level: str = "info", fmt: str | None = None) -> None:
+class Sink(Protocol):
+    """Where lines go."""
+
+    def write(self, text: str, /) -> int:
+        """Take a line with its end."""
+
+    def flush(self) -> None:
+        """Hold nothing back."""
+
+
+def configure(level: str = "info", fmt: str | None = None, *, sink: Sink | None = None, **fields: Any) -> None:
     """Set up structlog and the standard library's logging. `fmt`: `json`, `console`, or by whether stdout is a
-    terminal.
+    terminal. `sink`: instead of stdout. `fields`: borne by every event.
     """
     console = fmt == "console" or (fmt is None and sys.stdout.isatty())
     renderer: Any = structlog.dev.ConsoleRenderer(colors=sys.stdout.isatty()) if console else _render_json
@@ -35,6 +45,7 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            *([_with(fields)] if fields else []),
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             hide_secrets,
@@ -43,7 +54,7 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", _Stdout())),
+        logger_factory=structlog.WriteLoggerFactory(cast("TextIO", sink or _Stdout())),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Forward()], force=True)
@@ -51,6 +62,10 @@ def configure(level: str = "info", fmt: str | None = None) -> None:
 
 def get(name: str) -> Any:
     return structlog.get_logger(room=name)  # bound at its first use, after `configure`
+
+
+def _with(fields: dict[str, Any]) -> structlog.typing.Processor:
+    return lambda _, __, event: {**event, **fields}
 
 
 def hide_secrets(_: WrappedLogger, __: str, event: EventDict) -> EventDict:

@@ -17,10 +17,14 @@ BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 150, 200, 256)
 
 
 class Metrics:
-    """The registry and its families; attribute names are the metric's without the prefix `taskcenter_`."""
+    """The registry and its families; attribute names are the metric's without the prefix `taskcenter_`.
+
+    `greatest`: gauges of which the greatest is shown, and not the sum, where several processes answer as one.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
+        self.greatest: set[str] = set()
         by = ("business",)
         self.tasks_created = self._counter("tasks_created", "Tasks created.", by)
         self.tasks_finished = self._counter("tasks_finished", "Tasks that ended, by final status.", (*by, "status"))
@@ -34,17 +38,22 @@ class Metrics:
         )
         self.callbacks_in_flight = self._gauge("callbacks_in_flight", "Attempts on their way.", by)
         self.rate_limited = self._counter("rate_limited", "Callbacks that waited for the rate limit.", by)
-        self.rate_limit_tokens = self._gauge("rate_limit_tokens", "Callbacks the limit would let start now.", by)
-        self.breaker_state = self._gauge("breaker_state", "0 closed, 1 half-open, 2 open.", by)
+        self.rate_limit_tokens = self._gauge(
+            "rate_limit_tokens", "Callbacks the limit would let start now.", by, greatest=True
+        )
+        self.breaker_state = self._gauge("breaker_state", "0 closed, 1 half-open, 2 open.", by, greatest=True)
         self.breaker_next_probe = self._gauge(
-            "breaker_next_probe_timestamp_seconds", "When an open breaker is probed next; 0: none is open.", by
+            "breaker_next_probe_timestamp_seconds",
+            "When an open breaker is probed next; 0: none is open.",
+            by,
+            greatest=True,
         )
         self.breaker_transitions = self._counter("breaker_transitions", "Moves of the breaker.", (*by, "to"))
         self.auth = self._counter("auth", "Authentications.", (*by, "result", "reason"))
         self.actor_restarts = self._counter("actor_restarts", "Crashed actors restarted.", by)
         self.actor_mailbox_depth = self._gauge("actor_mailbox_depth", "References waiting in a mailbox.", by)
         self.wheel_timers = self._gauge("wheel_timers", "Timers on the wheel.")
-        self.wheel_tick_lag = self._gauge("wheel_tick_lag_seconds", "How late the wheel last woke.")
+        self.wheel_tick_lag = self._gauge("wheel_tick_lag_seconds", "How late the wheel last woke.", greatest=True)
         self.commit_batch_size = self._histogram(
             "commit_batch_size", "Items in one group commit.", BATCH_BUCKETS, ("kind",)
         )
@@ -71,16 +80,20 @@ class Metrics:
         self.http_request = self._histogram(
             "http_request_seconds", "API requests.", QUERY_BUCKETS, ("route", "method", "status")
         )
-        self.disk_free_bytes = self._gauge("disk_free_bytes", "Free space where an embedded database lies.")
+        self.disk_free_bytes = self._gauge(
+            "disk_free_bytes", "Free space where an embedded database lies.", greatest=True
+        )
         self.api_key_expiry = self._gauge(
             "api_key_expiry_timestamp_seconds",
             "When the business's last API key in force ends, s since 1970.",
-            ("business",),
+            by,
+            greatest=True,
         )
         self.callback_certificate_expiry = self._gauge(
             "callback_certificate_expiry_timestamp_seconds",
             "When the client certificate that callbacks show ends, s since 1970.",
             by,
+            greatest=True,
         )
         self.alerts = self._counter("alerts", "Alerts fired.", ("rule",))
         self.creates_shed = self._counter("creates_shed", "Creates refused because the service was overloaded.")
@@ -96,8 +109,23 @@ class Metrics:
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"taskcenter_{name}", text, labels, registry=self.registry)
 
-    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = (), *, greatest: bool = False) -> Gauge:
+        if greatest:
+            self.greatest.add(f"taskcenter_{name}")
         return Gauge(f"taskcenter_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], labels: tuple[str, ...] = ()) -> Histogram:
         return Histogram(f"taskcenter_{name}", text, labels, buckets=buckets, registry=self.registry)
+
+
+class ParentMetrics:
+    """What the parent of several processes counts itself, shown beside theirs."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry(auto_describe=True)
+        self.workers = Gauge(
+            "taskcenter_workers", "Processes of `serve --processes`.", ("state",), registry=self.registry
+        )
+        self.worker_restarts = Counter(
+            "taskcenter_worker_restarts", "Processes started again.", ("worker",), registry=self.registry
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
@@ -17,8 +18,10 @@ from taskcenter.cli.misspelt import misspelt
 from taskcenter.cli.quickstart import quickstart_settings, show_quickstart
 from taskcenter.config import Settings, load_settings
 from taskcenter.errors import ConfigError, SchemaMismatch, StoreUnavailable
-from taskcenter.runtime.node import Started, check_bind, prepare_database, run_node
-from taskcenter.runtime.processes import follow_parent, is_worker, serve_processes
+from taskcenter.http.listeners import bound_address
+from taskcenter.runtime.node import Started, check_bind, prepare_database, reserve_bind, run_node
+from taskcenter.runtime.processes import serve_processes
+from taskcenter.runtime.worker import follow_parent, is_worker, log_to_parent
 from taskcenter.store.url import SqliteUrl, parse_database_url
 
 T = TypeVar("T")
@@ -36,14 +39,25 @@ def serve(
 ) -> None:
     """API and scheduler, until SIGTERM."""
     settings = prepare(config, migrate=migrate)
+    if is_worker():  # its parent has tried the addresses; to listen for a moment would take a client from its siblings
+        follow_parent(settings.shutdown_grace)
+    else:
+        if processes > 1:
+            guarded(partial(_require_server, settings))
+        guarded(partial(trio.run, partial(check_bind, settings)))
     if processes > 1:
-        guarded(partial(_require_server, settings))
-    guarded(partial(trio.run, partial(check_bind, settings, reuse_port=processes > 1 or is_worker())))
-    if processes > 1:
-        raise typer.Exit(serve_processes(["--config", str(config)] if config is not None else [], processes))
-    if is_worker():
-        follow_parent()
-    guarded(partial(trio.run, partial(run_node, settings, reuse_port=is_worker(), ready=_announce)), settings)
+        _serve_by_several(processes, config, settings)
+    guarded(partial(trio.run, partial(run_node, settings, ready=_announce)), settings)
+
+
+def _serve_by_several(processes: int, config: Path | None, settings: Settings) -> NoReturn:
+    arguments = ["--config", str(config)] if config is not None else []
+    with ExitStack() as held:
+        addresses = []
+        for reserved in guarded(partial(trio.run, partial(reserve_bind, settings))):
+            held.enter_context(reserved)
+            addresses.append(bound_address(reserved))
+        raise typer.Exit(serve_processes(arguments, processes, settings, tuple(addresses)))
 
 
 def _is_embedded(settings: Settings) -> bool:
@@ -76,7 +90,7 @@ def up(config: Config = None) -> None:
     """What `make run` starts: the service on its embedded store, a demo business, the demo; then it goes on."""
     settings = guarded(lambda: quickstart_settings(load_settings(config)))
     log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning", settings.log_format)
-    guarded(partial(trio.run, partial(check_bind, settings, reuse_port=False)))
+    guarded(partial(trio.run, partial(check_bind, settings)))
     guarded(partial(prepare_database, settings, migrate=True), settings)
     guarded(partial(trio.run, partial(run_node, settings, ready=show_quickstart)), settings)
 
@@ -84,7 +98,7 @@ def up(config: Config = None) -> None:
 def prepare(config: Path | None, *, migrate: bool) -> Settings:
     """Settings read, logs set up, schema right."""
     settings = guarded(partial(load_settings, config))
-    log.configure(settings.log_level, settings.log_format)
+    (log_to_parent if is_worker() else log.configure)(settings.log_level, settings.log_format)
     for name, meant in () if is_worker() else misspelt(os.environ):
         log.get("settings").warning("unknown setting, ignored", name=name, meant=meant)
     guarded(partial(prepare_database, settings, migrate=migrate), settings)

@@ -29,7 +29,7 @@ from taskcenter.http.businesses import businesses_blueprint
 from taskcenter.http.client_address import caller_of
 from taskcenter.http.containment import CLIENT_LEFT
 from taskcenter.http.docs_page import docs_blueprint
-from taskcenter.http.health import health_blueprint, stats_blueprint
+from taskcenter.http.health import Exposition, health_blueprint, own_exposition, stats_blueprint
 from taskcenter.http.keys import keys_blueprint
 from taskcenter.http.openapi import operation_of
 from taskcenter.http.problems import CONTENT_TYPE, problem_of
@@ -136,8 +136,10 @@ class ApiApp(QuartTrio):
         return response
 
 
-def build_app(services: Services, settings: Settings, metrics: Metrics, clock: Clock) -> QuartTrio:
-    """The ASGI app."""
+def build_app(
+    services: Services, settings: Settings, metrics: Metrics, clock: Clock, exposition: Exposition | None = None
+) -> QuartTrio:
+    """The ASGI app. `exposition`: what `/metrics` shows, when that is more than this process's."""
     app = ApiApp(metrics, clock, services.authenticator.settle, settings.trusted_proxies)
     app.config.update(
         MAX_CONTENT_LENGTH=settings.max_body_bytes,
@@ -153,7 +155,8 @@ def build_app(services: Services, settings: Settings, metrics: Metrics, clock: C
     app.url_map.converters["business_id"] = BusinessIdConverter
     app.url_map.converters["task_id"] = TaskIdConverter
     for_all = not settings.metrics_require_admin
-    health = health_blueprint(services.health, metrics.registry, metrics_for_all=for_all)
+    exposition = exposition or own_exposition(metrics.registry)
+    health = health_blueprint(services.health, exposition, metrics_for_all=for_all)
     app.register_blueprint(tasks_blueprint(services.tasks), url_prefix=PREFIX)
     app.register_blueprint(stats_blueprint(services.stats), url_prefix=PREFIX)
     app.register_blueprint(health, url_prefix=PREFIX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -51,7 +52,20 @@ _HEALTH: Final = Reply("Well enough to serve.", HealthView)
 _UNWELL: Final = Reply("Not able to serve; the checks say why.", HealthView)
 
 
-def health_blueprint(health: HealthService, registry: CollectorRegistry, *, metrics_for_all: bool) -> Blueprint:
+Exposition = Callable[[str], Awaitable[tuple[bytes, str]]]  # by `Accept`: the metrics, and their content type
+
+
+def own_exposition(registry: CollectorRegistry) -> Exposition:
+    """Of this process alone."""
+
+    async def expose(accept: str) -> tuple[bytes, str]:
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+    return expose
+
+
+def health_blueprint(health: HealthService, exposition: Exposition, *, metrics_for_all: bool) -> Blueprint:
     """Mounted twice: at the root and below the API's prefix."""
     blueprint = Blueprint("health", __name__)
 
@@ -69,7 +83,8 @@ def health_blueprint(health: HealthService, registry: CollectorRegistry, *, metr
     @describe(
         "May traffic be sent here?",
         tag=TAG,
-        description="503 while loading, while draining, or without the store.",
+        description="503 while loading, while draining, or without the store. Of several processes the one that "
+        "answers speaks for itself: `degraded` while another is being restarted.",
         public=True,
         replies={200: _HEALTH, 503: _UNWELL},
     )
@@ -80,12 +95,13 @@ def health_blueprint(health: HealthService, registry: CollectorRegistry, *, metr
     @describe(
         "Metrics",
         tag=TAG,
-        description="Prometheus text, or OpenMetrics if `Accept` asks for it.",
+        description="Prometheus text, or OpenMetrics if `Accept` asks for it. Of all processes of `serve "
+        "--processes N`, whichever answers; 503 if it did not hear of the others in time.",
         public=metrics_for_all,
         admin=not metrics_for_all,
         replies={
             200: Reply(
-                "All metrics of this process.",
+                "All metrics of this service on this machine.",
                 media_type="text/plain",
                 other_media_type="application/openmetrics-text",
             )
@@ -94,8 +110,8 @@ def health_blueprint(health: HealthService, registry: CollectorRegistry, *, metr
     async def metrics() -> Response:
         if not metrics_for_all:
             principal().require_admin()
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return Response(encode(registry), content_type=content_type)
+        text, content_type = await exposition(request.headers.get("Accept", ""))
+        return Response(text, content_type=content_type)
 
     return blueprint
 

@@ -21,8 +21,11 @@ from taskcenter.http.limits import ServerSettings
 _EXAMPLE: Final = "e.g. TASKCENTER_BIND=127.0.0.1:8081"
 
 
-async def open_listeners(settings: ServerSettings) -> list[socket.socket]:
-    """Bound, listening, non-blocking sockets, one or more an address. Raises `ConfigError`; none is left open then."""
+async def open_listeners(settings: ServerSettings, *, listen: bool = True) -> list[socket.socket]:
+    """Bound, listening, non-blocking sockets, one or more an address. Raises `ConfigError`; none is left open then.
+
+    Not `listen`: bound only. With `reuse_port` that keeps the port for those who will listen, and gets no connection.
+    """
     opened: list[socket.socket] = []
     with contextlib.ExitStack() as stack:
         for address in settings.bind:
@@ -38,7 +41,7 @@ async def open_listeners(settings: ServerSettings) -> list[socket.socket]:
                 raise ConfigError(f"TASKCENTER_BIND: {address}: the name cannot be resolved; {_EXAMPLE}") from None
             for family, _, _, _, sockaddr in dict.fromkeys(found):
                 try:
-                    opened.append(stack.enter_context(_listen(family, sockaddr, settings)))
+                    opened.append(stack.enter_context(_bind(family, sockaddr, settings, listen=listen)))
                 except OSError as error:
                     reason = os.strerror(error.errno) if error.errno else str(error)
                     raise ConfigError(f"TASKCENTER_BIND: {address}: {reason}; {_hint(error)}") from None
@@ -53,7 +56,7 @@ async def check_listeners(settings: ServerSettings) -> None:
         listener.close()
 
 
-def _listen(family: int, sockaddr: tuple[object, ...], settings: ServerSettings) -> socket.socket:
+def _bind(family: int, sockaddr: tuple[object, ...], settings: ServerSettings, *, listen: bool) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -62,7 +65,8 @@ def _listen(family: int, sockaddr: tuple[object, ...], settings: ServerSettings)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # 0.0.0.0 and [::] stand side by side
         listener.bind(sockaddr)
-        listener.listen(settings.backlog)
+        if listen:
+            listener.listen(settings.backlog)
         listener.setblocking(False)
     except BaseException:
         listener.close()

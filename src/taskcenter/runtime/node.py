@@ -17,9 +17,11 @@ import os
 import random
 import secrets
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import trio
@@ -34,7 +36,7 @@ from taskcenter.config import Settings
 from taskcenter.errors import ConfigError
 from taskcenter.http.app import build_app
 from taskcenter.http.limits import ServerMeter, ServerSettings
-from taskcenter.http.listeners import check_listeners
+from taskcenter.http.listeners import check_listeners, open_listeners
 from taskcenter.http.server import serve_api
 from taskcenter.http.shedding import Shedder
 from taskcenter.ids import IdSource
@@ -52,6 +54,7 @@ from taskcenter.runtime.keyring import keep_keys, load_keys
 from taskcenter.runtime.load import STORE_TARGET_MS
 from taskcenter.runtime.peer_link import PeerLink
 from taskcenter.runtime.store_alarm import StoreAlarm
+from taskcenter.runtime.worker import Worker, is_worker
 from taskcenter.service.services import Services
 from taskcenter.store.records import Business
 from taskcenter.store.revision import check, require_current
@@ -87,9 +90,7 @@ def prepare_database(settings: Settings, *, migrate: bool) -> None:
         require_current(url)
 
 
-async def run_node(
-    settings: Settings, *, reuse_port: bool = False, ready: Callable[[Started], Awaitable[None]] | None = None
-) -> bool:
+async def run_node(settings: Settings, *, ready: Callable[[Started], Awaitable[None]] | None = None) -> bool:
     """Serve until a signal. `ready` runs beside the service once it listens. False: the grace ran out at the end."""
     url = parse_database_url(settings.database_url.get_secret_value())
     if isinstance(url, SqliteUrl):
@@ -103,16 +104,22 @@ async def run_node(
         await store.open()
         await _check_keys(store)
         keep_keys(settings, url, keys)
-        node = Node(settings, store, keys, metrics, waits, watch=watch, reuse_port=reuse_port)
+        worker = Worker(metrics) if is_worker() else None
+        node = Node(settings, store, keys, metrics, waits, watch=watch, worker=worker)
         return await node.run(ready)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
             await store.aclose()
 
 
-async def check_bind(settings: Settings, *, reuse_port: bool) -> None:
+async def check_bind(settings: Settings) -> None:
     """Refuse an address or a certificate that cannot be used before a shard is taken. Raises `ConfigError`."""
-    await check_listeners(_server_settings(settings, reuse_port=reuse_port))
+    await check_listeners(_server_settings(settings, reuse_port=False))
+
+
+async def reserve_bind(settings: Settings) -> list[socket.socket]:
+    """Sockets that hold the addresses for workers to listen on, as long as they are open. Raises `ConfigError`."""
+    return await open_listeners(_server_settings(settings, reuse_port=True), listen=False)
 
 
 def _server_settings(settings: Settings, *, reuse_port: bool) -> ServerSettings:
@@ -165,6 +172,10 @@ def _spare_the_collector() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
+async def _run_worker(worker: Worker, *, task_status: trio.TaskStatus[None]) -> None:
+    await worker.run(task_status=task_status)
+
+
 class Node:
     """The parts of one process, and their life."""
 
@@ -177,12 +188,13 @@ class Node:
         waits: StandingQueue,
         *,
         watch: StoreWatch,
-        reuse_port: bool,
+        worker: Worker | None,
     ) -> None:
+        """`worker`: this process as one of several."""
         self._settings = settings
         self._store = store
         self._metrics = metrics
-        self._reuse_port = reuse_port
+        self._worker = worker
         self._log = log.get("node")
         self._clock = Clock()
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # ids and jitter; secrets have their own source
@@ -231,6 +243,9 @@ class Node:
         drained = True
         async with trio.open_nursery() as whole:
             whole.start_soon(self._await_signals)
+            if self._worker is not None:
+                self._services.health.watch("processes", self._worker.health)
+                await whole.start(partial(_run_worker, self._worker))
             whole.start_soon(trio.to_thread.run_sync, tls_context, self._tls)  # some 50 ms, before the first callback
             await whole.start(self._engine.run)
             new_token = await self._services.start_admin_token()
@@ -242,11 +257,15 @@ class Node:
                 addresses = await api.start(self._serve)
                 _spare_the_collector()
                 self._log.info("serving", addresses=addresses, version=__version__, instance=self._engine.instance_id)
+                if self._worker is not None:
+                    whole.start_soon(self._worker.serving)
                 if ready is not None:
                     whole.start_soon(ready, Started(addresses, self._services, new_token))
                 await self._shutdown.wait()
                 drained = await self._engine.drain(self._settings.shutdown_grace)
             await self._services.flush()
+            if self._worker is not None:
+                await self._worker.farewell()
             whole.cancel_scope.cancel()
         self._tracer.close()
         self._log.info("stopped", drained=drained)
@@ -257,12 +276,13 @@ class Node:
 
     async def _serve(self, task_status: trio.TaskStatus[tuple[str, ...]]) -> None:
         settings = self._settings
-        app = build_app(self._services, settings, self._metrics, self._clock)
+        exposition = None if self._worker is None else self._worker.exposition
+        app = build_app(self._services, settings, self._metrics, self._clock, exposition)
         meter = ServerMeter(lambda kind, _: self._metrics.http_faults.labels(kind).inc())
         self._metrics.http_connections.set_function(lambda: meter.connections_open)
         await serve_api(
             app,
-            _server_settings(settings, reuse_port=self._reuse_port),
+            _server_settings(settings, reuse_port=self._worker is not None),
             shutdown=self._shutdown,
             meter=meter,
             shedder=Shedder(self._services.tasks.creation.overloaded, self._metrics.creates_shed.inc),

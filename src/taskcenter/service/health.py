@@ -47,6 +47,11 @@ class HealthService:
         self._pinged_at = -PING_KEPT_S
         self._ping = "ok"
         self._draining = False
+        self._others: dict[str, Callable[[], str]] = {}
+
+    def watch(self, name: str, check: Callable[[], str]) -> None:
+        """A further check, of what is known outside of engine and store."""
+        self._others[name] = check
 
     def drain(self) -> None:
         """From now on not ready: the process is about to end."""
@@ -55,6 +60,7 @@ class HealthService:
     async def check(self) -> Health:
         """Everything; `unavailable` means: send no traffic here."""
         checks = {"store": await self._store_check(), **self._engine.health()}
+        checks |= {name: check() for name, check in self._others.items()}
         if (reason := self._shedding()) is not None:
             checks["load"] = f"degraded: creates are shed: {reason}"
         if self._draining:
