@@ -57,7 +57,7 @@ async def test_the_next_process_of_a_machine_takes_the_next_port() -> None:
         link = PeerLink(UdpSocket(f"127.0.0.1:{port}"), KEYS, "", Clock(NOW), Metrics())
     assert port < int(link.address.rpartition(":")[2]) < port + 64
     with trio.move_on_after(0):
-        await link.run(Ears(lambda: "me", lambda _: None, lambda *_: None))
+        await link.run(Ears(lambda: "me", lambda _: None, lambda *_: None, lambda: None))
 
 
 # --- engines that tell each other -----------------------------------------------------------------------------------

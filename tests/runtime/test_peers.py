@@ -17,6 +17,7 @@ from taskcenter.runtime.peers import (
     Message,
     Peer,
     Question,
+    Released,
     Reply,
     hints,
     packed,
@@ -78,6 +79,7 @@ messages = (
     st.builds(Hints, st.lists(refs, max_size=3).map(tuple))
     | st.builds(Question, st.integers(1), st.text(max_size=26), st.integers(1), st.text(max_size=26))
     | st.builds(Reply, st.integers(1), st.none() | views)
+    | st.builds(Released)
 )
 
 
@@ -106,7 +108,7 @@ def test_what_is_old_is_refused(off_by: int) -> None:
     [
         ["hints", ["x", 1]], ["hints", [*json.loads(packed(Hints((REF,)), NOW))[2], "new"]], ["hints", 5], ["dance"],
         ["question", [1, "a"]], ["question"], ["question", [1, "a", [], "x"]],
-        ["reply", [[1]]], ["reply", [1, "time"]], ["reply", []], [["hints"]],
+        ["reply", [[1]]], ["reply", [1, "time"]], ["reply", []], [["hints"]], ["released", 1],
     ],
 )  # fmt: skip
 def test_what_another_release_made_is_refused(rows: list[Any]) -> None:
@@ -126,7 +128,7 @@ def test_what_is_no_message_is_refused(text: str) -> None:
     st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda one: st.lists(one, max_size=4), max_leaves=20)
 )
 def test_nothing_sealed_brings_anything_but_a_message_or_a_refusal(rows: object) -> None:
-    for kind in ("hints", "question", "reply"):
+    for kind in ("hints", "question", "reply", "released"):
         try:
             unpacked(json.dumps([NOW, kind, rows]).encode(), NOW)
         except ValueError:

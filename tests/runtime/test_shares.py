@@ -13,8 +13,8 @@ NAMES = ("me", "two", "three")
 OWNERS = st.sampled_from([None, "me", "two", "three", "forgotten"])
 
 
-def instance(name: str, *, dead: bool = False) -> Instance:
-    return Instance(name, None, "", 1, dead, 10_000, 0)
+def instance(name: str, *, dead: bool = False, leaving: bool = False) -> Instance:
+    return Instance(name, None, "", 1, dead, 10_000, 0, leaving)
 
 
 def look(
@@ -58,6 +58,15 @@ def test_the_only_one_gives_nothing_up() -> None:
     assert look(mine, dict.fromkeys(range(SHARDS), 1), dead="two three").surplus == 0
     assert look(mine, dict.fromkeys(range(SHARDS), 1)).surplus == SHARDS - 86
     assert look(mine, dict.fromkeys(range(SHARDS), 1), leaving=set(range(100))).surplus == SHARDS - 100 - 86
+
+
+def test_who_leaves_has_no_share_and_what_it_holds_is_expected() -> None:
+    rows = [instance("me"), instance("two", leaving=True), instance("three")]
+    owners = ["me"] * 86 + ["three"] * 86 + [None] * 28 + ["two"] * 56
+    leases = [ShardLease(shard, owner, 1) for shard, owner in enumerate(owners)]
+    said = shares_of(rows, leases, "me", dict.fromkeys(range(86), 1), set())
+    assert (said.wanted, said.surplus, said.expecting) == (list(range(172, 200)), 0, True)
+    assert shares_of(rows[:2], leases, "me", dict.fromkeys(range(86), 1), set()).wanted == list(range(86, 200))
 
 
 def test_who_has_less_expects_of_who_has_more() -> None:

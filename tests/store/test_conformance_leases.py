@@ -139,6 +139,17 @@ async def test_release_at_the_term(bare_store: SqlStore) -> None:
     assert (await lease(bare_store, 7)).owner == "two"
 
 
+async def test_who_leaves_lives_on_and_says_so(bare_store: SqlStore) -> None:
+    for name in ("one", "two"):
+        await register(bare_store, name)
+    await bare_store.leases.acquire("one", SOME)
+    for _ in range(2):
+        await bare_store.leases.leave("one")
+    assert [(one.leaving, one.dead) for one in await bare_store.leases.instances()] == [(True, False), (False, False)]
+    assert await bare_store.leases.heartbeat("one", ttl_ms=LONG) is not None
+    assert await bare_store.leases.acquire("two", SOME) == {}, "what it holds is its own until it lets go"
+
+
 async def test_retire_gives_up_everything(bare_store: SqlStore) -> None:
     for name in ("one", "two"):
         await register(bare_store, name)

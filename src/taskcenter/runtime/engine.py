@@ -120,6 +120,7 @@ class Engine:
             lost=self._lost,
             busy=self._busy,
             settled=self._settled,
+            released=self._released,
             recovered=self._recovered,
         )
 
@@ -159,15 +160,22 @@ class Engine:
             nursery.start_soon(self._loader.run)
             await nursery.start(self._leases.run)
             if self._parts.link is not None:
-                ears = Ears(own_id=lambda: self.instance_id, take=self._hinted, tell=self._held_by)
+                ears = Ears(
+                    own_id=lambda: self.instance_id,
+                    take=self._hinted,
+                    tell=self._held_by,
+                    look=self._leases.look_soon,
+                )
                 nursery.start_soon(self._parts.link.run, ears)
             task_status.started()
 
     async def drain(self, grace_s: float) -> bool:
-        """Start nothing more; let what is on its way end; hand the shards over. False: grace ran out."""
+        """Start nothing more; hand each shard over when its callbacks on their way have ended. False: grace ran out."""
         self._draining = True
         with trio.move_on_after(grace_s) as scope:
-            await self._registry.drain()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._leases.hand_over)
+                await self._registry.drain()
         with trio.move_on_after(2.0):
             try:
                 await self._leases.retire()
@@ -235,6 +243,10 @@ class Engine:
 
     async def _settled(self, shards: frozenset[int]) -> None:
         await self._registry.settle(shards)
+
+    def _released(self) -> None:
+        if self._parts.link is not None:
+            self._parts.link.released()
 
     def _lost(self, shards: frozenset[int]) -> None:
         self._loader.remove_shards(shards)

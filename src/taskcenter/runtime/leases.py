@@ -14,7 +14,8 @@ Invariants. `term_of(shard)` is None unless this instance holds the shard and it
 taken it. A shard is announced (`gained`) only after what its former owner left running was recovered. A shard is
 given up only after it was withdrawn (`lost`), so nothing new starts for it here. Each is let go as soon as its own
 callbacks have ended, and who waits for shards looks often: between two owners a shard's tasks wait a fraction of a
-second, not a beat.
+second, not a beat. An instance that is told to end says so in its row first, so that the others' shares have room for
+what it lets go, and tells its peers when some are free.
 
 Failure. A heartbeat that fails is repeated a second later; when the deadline passes sends stop by themselves, and
 go on with the first heartbeat that succeeds, for nobody took the shards meanwhile. A heartbeat that finds its row
@@ -25,7 +26,7 @@ identity. Against a store's clock that is set back or forward: `watch`.
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -36,6 +37,7 @@ from taskcenter.actors.finish import finish_of
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.identity import surely_dead
+from taskcenter.runtime.parting import Hooks, Parting
 from taskcenter.runtime.shares import shares_of
 from taskcenter.runtime.watch import Watch
 from taskcenter.store.engine_records import Instance, ShardLease
@@ -47,8 +49,8 @@ RETRY_S: Final = 1.0  # after a heartbeat or a look that failed
 MOVED_AT_ONCE: Final = 32  # shards given up in one round of balancing
 LOOK_S: Final = 1.0  # between two looks
 EXPECTING_S: Final = 0.25  # between two looks for shards that others are giving up in my favour
+LEAST_S: Final = 0.02  # between two looks, however often I am told to look
 RECOVER_PAGE: Final = 500
-SETTLE_S: Final = 35.0  # a callback's time-out at most, and its record
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ class LeaseKeeper:
         lost: Callable[[frozenset[int]], None],
         busy: Callable[[frozenset[int]], frozenset[int]],
         settled: Callable[[frozenset[int]], Awaitable[None]],
+        released: Callable[[], None],
         recovered: Callable[[list[Task]], None],
     ) -> None:
         self._store = store
@@ -90,15 +93,17 @@ class LeaseKeeper:
         self._metrics = metrics
         self._gained = gained
         self._lost = lost
-        self._busy = busy
-        self._settled = settled
+        self._released = released
         self._recovered = recovered
         self._terms: dict[int, int] = {}
-        self._leaving: frozenset[int] = frozenset()  # being given up: what is on its way may end, nothing new starts
+        self._parting = Parting(store, Hooks(lost, busy, settled, self._given))
         self._deadline = -math.inf
         self._watch = Watch(ttl_s)
         self._log = log.get("leases")
         self._looked = trio.Event()  # at the store, once
+        self._hurry = trio.Event()  # set by `look_soon`; replaced by the look
+        self._looking = trio.Lock()
+        self._going = False  # set by `hand_over`: no more looks
         self._living = trio.CancelScope()  # cancelled by `retire`
         self.instance_id = new_id()
 
@@ -112,7 +117,7 @@ class LeaseKeeper:
 
     def owns(self, shard: int) -> bool:
         """Whether new work for `shard` belongs here."""
-        return shard in self._terms and shard not in self._leaving
+        return shard in self._terms and shard not in self._parting.leaving
 
     @property
     def shards(self) -> frozenset[int]:
@@ -162,17 +167,39 @@ class LeaseKeeper:
             next_at = sent_at + self._ttl_s / 4
 
     async def _look_for_ever(self, life: trio.Nursery) -> None:
-        while True:
+        while not self._going:
+            self._hurry = trio.Event()
             pause_s = LOOK_S
             try:
                 if self.valid:
-                    pause_s = EXPECTING_S if await self._look(life) else LOOK_S
+                    async with self._looking:
+                        pause_s = EXPECTING_S if await self._look(life) else LOOK_S
                     self._looked.set()
             except StoreUnavailable as error:
                 self._log.warning("look failed", error=str(error))
                 pause_s = RETRY_S
             self._metrics.shards_owned.set(len(self._terms))
-            await trio.sleep(pause_s)
+            await trio.sleep(LEAST_S)
+            with trio.move_on_after(pause_s - LEAST_S):
+                await self._hurry.wait()
+
+    def look_soon(self) -> None:
+        """Shards may have become free."""
+        self._hurry.set()
+
+    async def hand_over(self) -> None:
+        """Take nothing more, and let each shard go as soon as its callbacks have ended. `retire` is to follow."""
+        self._going = True
+        self._hurry.set()
+        with trio.move_on_after(LOOK_S):
+            async with self._looking:  # what is just being taken is let go with the rest
+                pass
+        try:
+            await self._store.leave(self.instance_id)
+        except StoreUnavailable as error:
+            self._log.warning("not told that this instance leaves", error=str(error))
+        async with trio.open_nursery() as nursery:
+            self._parting.begin(self.instance_id, self._staying(), nursery)
 
     async def retire(self) -> None:
         """Give everything up at once: a clean end, so that the next owner need not wait. Raises `StoreUnavailable`."""
@@ -181,6 +208,7 @@ class LeaseKeeper:
         self._terms.clear()
         self._deadline = -math.inf
         await self._store.retire(self.instance_id)
+        self._released()
         self._metrics.shards_owned.set(0)
 
     async def _register(self) -> None:
@@ -205,7 +233,7 @@ class LeaseKeeper:
         self._log.error("declared dead by another instance", instance=self.instance_id)
         shards = self.shards
         self._terms.clear()
-        self._leaving = frozenset()
+        self._parting.break_off()
         self._deadline = -math.inf
         self._lost(shards)
         self.instance_id = self._new_id()
@@ -217,13 +245,13 @@ class LeaseKeeper:
 
         Whether others are to let go of some in my favour at any moment.
         """
-        leaving = self._leaving  # what is released from now on may still be mine in what is read below
+        leaving = self._parting.leaving  # what is released from now on may still be mine in what is read below
         instances = await self._store.instances()
         if await self._bury(instances):
             instances = await self._store.instances()
         leases = await self._store.shards()
         self._observed(instances, leases)
-        shares = shares_of(instances, leases, self.instance_id, self._terms, leaving | self._leaving)
+        shares = shares_of(instances, leases, self.instance_id, self._terms, leaving | self._parting.leaving)
         self._drop(shares.lost)
         await self._begin(shares.unknown)
         if shares.wanted:
@@ -245,16 +273,16 @@ class LeaseKeeper:
         return bool(buried)
 
     def _give_up(self, surplus: int, life: trio.Nursery) -> None:
-        """Begin to give up so many, a few at a time; each that has callbacks on their way waits for its own alone."""
-        at_once = min(surplus, MOVED_AT_ONCE - len(self._leaving))
-        if at_once <= 0:
-            return
-        chosen = frozenset(sorted(self._terms.keys() - self._leaving)[-surplus:][:at_once])
-        self._leaving |= chosen
-        self._lost(chosen)
-        busy = self._busy(chosen)
-        for shards in (chosen - busy, *(frozenset({shard}) for shard in sorted(busy))):
-            life.start_soon(self._give, {shard: self._terms[shard] for shard in shards})
+        """Begin to give up so many, a few at a time."""
+        at_once = min(surplus, MOVED_AT_ONCE - len(self._parting.leaving))
+        if at_once > 0:
+            staying = self._staying()
+            chosen = sorted(staying)[-surplus:][:at_once]
+            self._parting.begin(self.instance_id, {shard: staying[shard] for shard in chosen}, life)
+
+    def _staying(self) -> dict[int, int]:
+        """What is held and not being given up."""
+        return {shard: term for shard, term in self._terms.items() if shard not in self._parting.leaving}
 
     def _drop(self, gone: frozenset[int]) -> None:
         """They are not ours any more, says the store."""
@@ -286,19 +314,10 @@ class LeaseKeeper:
         self._log.info("shards taken", shards=len(terms))
         self._gained(frozenset(terms))
 
-    async def _give(self, terms: dict[int, int]) -> None:
-        """What is on its way for shards that are lost ends, within a callback's longest time; then their rows go."""
-        shards = frozenset(terms)
-        with trio.move_on_after(SETTLE_S):
-            await self._settled(shards)
-        try:
-            await self._store.release(self.instance_id, terms)
-            self._log.info("shards released", shards=len(terms))
-        except StoreUnavailable as error:  # whatever became of it, the next round sees and begins with what is ours
-            self._log.warning("shards not released", error=str(error))
-        finally:
-            self._leaving -= shards
-            self._forget(shard for shard, term in terms.items() if self._terms.get(shard) == term)
+    def _given(self, terms: Mapping[int, int]) -> None:
+        if self._going:  # else the others expect some, and look often
+            self._released()
+        self._forget(shard for shard, term in terms.items() if self._terms.get(shard) == term)
 
     def _forget(self, shards: Iterable[int]) -> None:
         for shard in list(shards):

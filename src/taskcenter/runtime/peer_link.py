@@ -31,7 +31,19 @@ from taskcenter import log
 from taskcenter.clock import Clock
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.datagrams import Datagrams
-from taskcenter.runtime.peers import Hints, Message, Peer, Peers, Question, Reply, hints, packed, peers_of, unpacked
+from taskcenter.runtime.peers import (
+    Hints,
+    Message,
+    Peer,
+    Peers,
+    Question,
+    Released,
+    Reply,
+    hints,
+    packed,
+    peers_of,
+    unpacked,
+)
 from taskcenter.service.engine_port import WaitView
 from taskcenter.store.engine_records import Instance, ShardLease
 from taskcenter.store.vault import Unsealable, Vault, derive
@@ -51,6 +63,7 @@ class Ears:
     own_id: Callable[[], str]
     take: Callable[[TaskRef], None]  # a hint
     tell: Callable[[int, str], WaitView | None]  # (business, task): what holds it back here
+    look: Callable[[], None]  # at the shards, for some are free
 
 
 class PeerLink:
@@ -92,6 +105,11 @@ class PeerLink:
             return
         self._outbox.append((peer, ref))
         self._wake.set()
+
+    def released(self) -> None:
+        """Tell all that shards were given up."""
+        for peer in self._peers.by_id.values():
+            self._say(peer, Released())
 
     async def ask(self, shard: int, business_id: int, task_id: str) -> WaitView | None:
         """What the owner of `shard` says holds this task back; None: it has not taken it up yet."""
@@ -172,6 +190,8 @@ class PeerLink:
             case Reply(number=number):
                 if (waiting := self._asked.get(number)) is not None and not waiting.statistics().current_buffer_used:
                     waiting.send_nowait(message)
+            case Released():
+                ears.look()
 
     def __repr__(self) -> str:
         return f"<PeerLink at {self.address}, {len(self._peers.by_id)} peers, {len(self._outbox)} hints waiting>"

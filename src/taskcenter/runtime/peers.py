@@ -93,7 +93,12 @@ class Reply:
     view: WaitView | None
 
 
-Message = Hints | Question | Reply
+@dataclass(frozen=True, slots=True)
+class Released:
+    """Shards were given up: whoever lacks some may look at once."""
+
+
+Message = Hints | Question | Reply | Released
 
 
 def hints(refs: Sequence[TaskRef]) -> Iterator[Hints]:
@@ -121,6 +126,8 @@ def packed(message: Message, now_ms: int) -> bytes:
             rows = ["question", astuple(message)]
         case Reply(number=number, view=view):
             rows = ["reply", [number, *([] if view is None else [*astuple(view)[:-1], view.detail[:MAX_DETAIL]])]]
+        case Released():
+            rows = ["released"]
     return json.dumps([now_ms, *rows], separators=(",", ":")).encode()
 
 
@@ -158,10 +165,17 @@ def _reply(rows: list[Any]) -> Reply:
     return Reply(number, WaitView(*view) if view else None)
 
 
+def _released(rows: list[Any]) -> Released:
+    _must_be(rows, [], 0)
+    return Released()
+
+
 def _must_be(row: list[Any], begins: list[type], length: int) -> None:
     """What the engine looks up by must be of the right kind; the rest is only shown or compared with the row."""
     if len(row) != length or [type(value) for value in row[: len(begins)]] != begins:
         raise ValueError("of another release")
 
 
-_READERS: Final[dict[str, Callable[[list[Any]], Message]]] = {"hints": _hints, "question": _question, "reply": _reply}
+_READERS: Final[dict[str, Callable[[list[Any]], Message]]] = {
+    "hints": _hints, "question": _question, "reply": _reply, "released": _released,
+}  # fmt: skip

@@ -21,7 +21,7 @@ class Shares:
     wanted: list[int]  # free or orphaned, up to its share
     orphaned: frozenset[int]  # their owner is dead or forgotten
     surplus: int  # how many it holds beyond its share and is not giving up already; 0 when it is alone
-    expecting: bool  # it has less than its share, and others have more than theirs
+    expecting: bool  # it has less than its share, and others have more than theirs or are leaving
 
 
 def shares_of(
@@ -36,7 +36,8 @@ def shares_of(
     Nothing is said of what is leaving: whether its release came before or after these rows were read is not known.
     """
     alive = {instance.id for instance in instances if not instance.dead}
-    share = math.ceil(SHARDS / max(1, len(alive)))
+    staying = {instance.id for instance in instances if not instance.dead and not instance.leaving}
+    share = math.ceil(SHARDS / max(1, len(staying)))
     rows = {lease.shard: (lease.owner, lease.term) for lease in leases}
     lost = frozenset(s for s, term in terms.items() if s not in leaving and rows.get(s) != (own_id, term))
     unknown = {
@@ -53,5 +54,6 @@ def shares_of(
         wanted=free[: max(0, share - len(held))],
         orphaned=frozenset(lease.shard for lease in leases if lease.owner is not None and lease.owner not in alive),
         surplus=max(0, len(held - leaving) - share) if len(alive) > 1 else 0,
-        expecting=len(held) < share and any(count > share for count in others.values()),
+        expecting=len(held) < share
+        and any(count > (share if owner in staying else 0) for owner, count in others.items()),
     )

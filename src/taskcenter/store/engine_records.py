@@ -103,6 +103,7 @@ class Instance:
     dead: bool
     expires_in_ms: int  # by the store's clock
     started_at: int
+    leaving: bool = False  # it has been told to end, and lets its shards go
 
 
 @value_class(frozen=True, slots=True)

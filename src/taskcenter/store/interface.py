@@ -212,6 +212,9 @@ class LeaseStore(Protocol):
     async def release(self, instance_id: str, shards: Mapping[int, int]) -> None:
         """Give up at these terms."""
 
+    async def leave(self, instance_id: str) -> None:
+        """Tell that this instance wants no shards any more: those it has are to be shared out among the others."""
+
     async def retire(self, instance_id: str) -> None:
         """A clean end: release everything and mark the instance dead."""
 

@@ -85,8 +85,8 @@ class SqlLeaseStore:
 
         now, rows = await self._database.read(work)
         return [
-            Instance(instance_id, address, identity, seq, bool(dead), expires_at - now, started_at)
-            for instance_id, address, identity, seq, dead, expires_at, started_at in rows
+            Instance(instance_id, address, identity, seq, bool(dead), expires_at - now, started_at, bool(leaving))
+            for instance_id, address, identity, seq, dead, leaving, expires_at, started_at in rows
         ]
 
     async def shards(self) -> list[ShardLease]:
@@ -115,6 +115,12 @@ class SqlLeaseStore:
         async def work(connection: Connection) -> None:
             for shard, term in sorted(shards.items()):
                 await connection.execute(sql.RELEASE, (shard, instance_id, term))
+
+        await self._database.write(work)
+
+    async def leave(self, instance_id: str) -> None:
+        async def work(connection: Connection) -> None:
+            await connection.execute(sql.LEAVE, (instance_id,))
 
         await self._database.write(work)
 

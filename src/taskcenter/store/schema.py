@@ -252,6 +252,7 @@ instances: Final = Table(
     required("expires_at", BigInteger),
     required("seq", BigInteger),
     required("dead", SmallInteger),
+    required("leaving", SmallInteger, "0"),
     required("started_at", BigInteger),
     **TABLE_OPTIONS,
 )  # fmt: skip

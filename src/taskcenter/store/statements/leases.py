@@ -25,9 +25,13 @@ EXPIRED: Final = "SELECT id FROM instances WHERE dead = 0 AND expires_at < ?"
 BURY_EXPIRED: Final = "UPDATE instances SET dead = 1 WHERE id = ? AND dead = 0 AND expires_at < ?"
 # alive → dead, its heart has not beaten since it was looked at
 BURY_STALLED: Final = "UPDATE instances SET dead = 1 WHERE id = ? AND dead = 0 AND seq = ?"
+# alive → alive, but wants no shards any more
+LEAVE: Final = "UPDATE instances SET leaving = 1 WHERE id = ? AND dead = 0"
 # alive → dead, by its own will
 RETIRE: Final = "UPDATE instances SET dead = 1 WHERE id = ?"
-INSTANCES: Final = "SELECT id, address, host_identity, seq, dead, expires_at, started_at FROM instances ORDER BY id"
+INSTANCES: Final = (
+    "SELECT id, address, host_identity, seq, dead, leaving, expires_at, started_at FROM instances ORDER BY id"
+)
 
 # --- shards --------------------------------------------------------------------------------------------------------
 

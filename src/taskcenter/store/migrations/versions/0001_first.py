@@ -239,6 +239,7 @@ def cluster() -> None:
         required("expires_at", sa.BigInteger),
         required("seq", sa.BigInteger),
         required("dead", sa.SmallInteger),
+        required("leaving", sa.SmallInteger, "0"),
         required("started_at", sa.BigInteger),
     )
     table("meta", key("name", word(64)), required("value", BLOB))
