@@ -60,6 +60,7 @@ class Receiver:
         self._host = host
         self.calls: list[Call] = []
         self.decide: Callable[[Call], Answer] = lambda call: Answer()
+        self.answered: Callable[[Call, int | None], None] = lambda call, status: None  # None: the caller had gone
         self.url = ""
         self._arrived = trio.Event()
 
@@ -91,19 +92,26 @@ class Receiver:
                 call = Call(method, path, headers, body, arrived_at)
                 self.calls.append(call)
                 self._arrived.set()
-                answer = self.decide(call)
-                if answer.delay_s:
-                    await trio.sleep(answer.delay_s)
-                extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
-                await stream.send_all(
-                    f"HTTP/1.1 {answer.status} X\r\nContent-Type: application/json\r\n"
-                    f"Content-Length: {len(answer.body)}\r\n{extra}\r\n".encode()
-                    + answer.body
-                )
+                await self._answer(stream, call, self.decide(call))
         except trio.BrokenResourceError:
             return
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _answer(self, stream: trio.SocketStream, call: Call, answer: Answer) -> None:
+        status = None
+        try:
+            if answer.delay_s:
+                await trio.sleep(answer.delay_s)
+            extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+            await stream.send_all(
+                f"HTTP/1.1 {answer.status} X\r\nContent-Type: application/json\r\n"
+                f"Content-Length: {len(answer.body)}\r\n{extra}\r\n".encode()
+                + answer.body
+            )
+            status = answer.status
+        finally:
+            self.answered(call, status)
 
     async def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Call]:
         """The calls, once there are `count`."""

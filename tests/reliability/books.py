@@ -90,9 +90,19 @@ class Books:
                 interrupted_due = due if one.status == "interrupted" else None
         return found
 
+    @cached_property
+    def _taken_at(self) -> dict[str, float]:
+        """When the service can have known of a task at the earliest."""
+        found: dict[str, float] = {}
+        for creates in self.creates.values():
+            first = next((each for each in creates if each.result == "created"), creates[0])
+            found.update({each.task_id: first.asked_at for each in creates if each.task_id is not None})
+        return found
+
     def first_due(self, send: Send) -> float:
-        """When it was due before senders were lost with it."""
-        return self._first_due.get(claim_of(send), send.due_at)
+        """When it was due before senders were lost with it, but not before its client asked for it."""
+        due_at = self._first_due.get(claim_of(send), send.due_at)
+        return max(due_at, self._taken_at.get(send.task_id, due_at))
 
     def changed(self, task_id: str, *kinds: str) -> bool:
         """Whether a client may have changed it in one of these ways."""

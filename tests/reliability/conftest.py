@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.servers import PrivateServer
 
 OUT = Path(__file__).resolve().parents[2] / "bench" / "out"
 _ROW = re.compile(r"test_row_(\d\d)_")
@@ -32,6 +33,13 @@ _measured_key = pytest.StashKey[list[Measured]]()
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the session's record."""
     config.stash[_measured_key] = []
+
+
+@pytest.fixture(params=["mariadb", "mysql"])
+def database_server(request: pytest.FixtureRequest) -> PrivateServer:
+    """A private server of each kind in turn, which may be killed, stopped and frozen."""
+    server: PrivateServer = request.getfixturevalue(f"{request.param}_server")
+    return server
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,7 @@ class Create:
     business_id: str
     asked_at: float
     told_at: float
-    result: Literal["created", "replayed", "refused", "unknown"]  # unknown: no answer, or one that leaves it open
+    result: str  # created, replayed, refused, or unknown: no answer, or one that leaves it open
     task_id: str | None = None
     due_at: float | None = None
 
@@ -48,10 +47,10 @@ class Change:
     """One answer (or none) to a client that asked for a change of a task."""
 
     task_id: str
-    kind: Literal["cancel", "update", "run", "redeliver"]
+    kind: str  # cancel, update, run, redeliver
     asked_at: float
     told_at: float
-    result: Literal["done", "refused", "unknown"]
+    result: str  # done, refused, unknown
     in_flight: bool = False  # of a cancel
 
 

@@ -65,6 +65,12 @@ def test_a_sound_trial_has_no_violation_and_is_measured() -> None:
     assert "no violation" in str(found)
 
 
+def test_a_task_is_not_late_by_its_clients_own_delay() -> None:
+    ledger = sound()
+    ledger.creates[0] = replace(ledger.creates[0], asked_at=1_000.75)
+    assert verdict(ledger, RULES).lateness(0) == 0.25
+
+
 Plant = Callable[[Ledger], object]
 
 
