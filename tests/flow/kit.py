@@ -138,6 +138,7 @@ class Service:
         self.log_path = directory / "service.log"
         self._command = [*program, "serve", "--migrate", *arguments]
         self.port = 0
+        self._began_at = 0  # of its log
         environment: dict[str, str | None] = {
             **os.environ,
             "TASKCENTER_DATABASE_URL": database_url,
@@ -154,20 +155,24 @@ class Service:
 
     async def start(self) -> None:
         """Start it and wait until it is ready."""
-        log = self.log_path.open("ab")
-        offset = self.log_path.stat().st_size
-        self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
-        log.close()
+        self.launch()
         with trio.move_on_after(READY_TIMEOUT_S):
-            while not await self._ready(offset):
+            while not await self.is_ready():
                 assert self._process.poll() is None, f"the service ended: {self.tail()}"
                 await trio.sleep(0.05)
             return
         raise AssertionError(f"not ready in {READY_TIMEOUT_S} s: {self.tail()}")
 
-    async def _ready(self, offset: int) -> bool:
+    def launch(self) -> None:
+        """Start it and wait for nothing."""
+        with self.log_path.open("ab") as log:
+            self._began_at = log.tell()
+            self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+
+    async def is_ready(self) -> bool:
+        """Whether it says so, since its latest launch; its `port` is known then."""
         with self.log_path.open("rb") as log:
-            log.seek(offset)
+            log.seek(self._began_at)
             for line in log:
                 if b'"serving"' in line:
                     address = json.loads(line)["addresses"][0]
@@ -270,9 +275,11 @@ class Api:
 
 
 @asynccontextmanager
-async def running(database_url: str, directory: Path, **settings: str) -> AsyncIterator[tuple[Service, Receiver]]:
+async def running(
+    database_url: str, directory: Path, *, program: Sequence[str] = PROGRAM, **settings: str
+) -> AsyncIterator[tuple[Service, Receiver]]:
     """A service and a receiver; both are gone afterwards."""
-    service, receiver = Service(database_url, directory, **settings), Receiver()
+    service, receiver = Service(database_url, directory, program=program, **settings), Receiver()
     async with trio.open_nursery() as nursery:
         await nursery.start(receiver.serve)
         await service.start()
