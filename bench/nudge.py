@@ -90,7 +90,7 @@ async def lateness(receiver: Nginx, api: Api, delay_s: float, count: int) -> lis
         await api.ok("POST", "/tasks", body)
         await trio.sleep(PAUSE_S)
     with trio.fail_after(30):
-        while len(arrived := receiver.arrivals()) < before + count:  # noqa: ASYNC110  # a log, which tells nobody
+        while len(arrived := receiver.arrivals()) < before + count:  # a log, which tells nobody
             await trio.sleep(0.2)
     return [at - due_at for at, due_at in arrived[before:]]
 

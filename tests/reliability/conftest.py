@@ -42,6 +42,13 @@ def database_server(request: pytest.FixtureRequest) -> PrivateServer:
     return server
 
 
+def shown(value: object) -> str:
+    """A number as a reader wants it, anything else as it is."""
+    if isinstance(value, float) and abs(value) < 1000:
+        return f"{value:.3g}"
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Figure:
     """`figure(name, value, unit="")`: keep what was measured for the table at the end of the run."""
@@ -49,10 +56,8 @@ def figure(request: pytest.FixtureRequest) -> Figure:
     assert found, f"{request.path.name}: a row's file is named test_row_NN_<name>.py"
 
     def keep(name: str, value: object, unit: str = "") -> None:
-        shown = f"{value:,.3g}" if isinstance(value, float) and abs(value) < 1000 else f"{value:,.0f}"
-        text = str(value) if isinstance(value, str) else shown
         request.config.stash[_measured_key].append(
-            Measured(found[1], request.node.name, name, f"{text} {unit}".strip())
+            Measured(found[1], request.node.name, name, f"{shown(value)} {unit}".strip())
         )
 
     return keep
