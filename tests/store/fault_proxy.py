@@ -27,7 +27,7 @@ from urllib.parse import urlsplit, urlunsplit
 import trio
 
 Direction = Literal["up", "down"]  # up: from the client to the server
-CommitFault = Literal["none", "request", "reply"]
+CommitFault = Literal["none", "request", "reply", "either"]
 RECEIVE_BYTES = 1 << 16
 SMALL_PACKET = 64  # only packets up to this are held until they are whole
 TLS_REQUEST_BYTES = 32
@@ -108,6 +108,7 @@ class FaultProxy:
         self.slice_pause_s = 0.0
         self.commit_fault: CommitFault = "none"
         self.commit_faults_left: int | None = None  # None: every COMMIT
+        self.commit_share = 1.0  # of the COMMITs, chosen at random
         self.rewrite_greeting: Callable[[bytes], bytes] | None = None  # the first packet a server sends
         self.commit_silent = False  # True: the connection hangs afterwards, instead of being reset
         self.connections_total = 0
@@ -137,6 +138,7 @@ class FaultProxy:
         self.latency_s = self.jitter_s = self.slice_pause_s = 0.0
         self.slice_bytes, self.rewrite_greeting = 0, None
         self.commit_fault, self.commit_faults_left, self.commit_silent = "none", None, False
+        self.commit_share = 1.0
         self.accept()
 
     def cut_after(self, count: int, direction: Direction = "down") -> None:
@@ -233,12 +235,12 @@ class FaultProxy:
 
     def _take_commit_fault(self) -> CommitFault:
         """What becomes of this COMMIT."""
-        if self.commit_fault == "none" or self.commit_faults_left == 0:
+        if self.commit_fault == "none" or self.commit_faults_left == 0 or self._rng.random() >= self.commit_share:
             return "none"
         if self.commit_faults_left is not None:
             self.commit_faults_left -= 1
         self.commits_eaten += 1
-        return self.commit_fault
+        return self._rng.choice(("request", "reply")) if self.commit_fault == "either" else self.commit_fault
 
     async def _send(self, link: _Link, direction: Direction, data: bytes, sink: trio.SocketStream) -> None:
         """Pass bytes on, sliced and cut as ordered."""

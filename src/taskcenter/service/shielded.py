@@ -11,8 +11,9 @@ one business lock the same ledger row, so more than `ABREAST` of them at the sto
 others need; the rest wait here. Who has waited here for `PATIENCE_S` when one before it is refused by the store is
 refused with it, for it would only wait for the same thing again.
 
-On failure. An error belongs to the waiting handler; nobody waiting, it is logged. Shutdown: `close` refuses new writes
-and `run` returns when those under way have ended; cancelling `run` ends them, and their handlers are told "unknown".
+On failure. An error belongs to the waiting handler; nobody waiting, it is logged, unless it is a plain refusal.
+Shutdown: `close` refuses new writes and `run` returns when those under way have ended; cancelling `run` ends them, and
+their handlers are told "unknown".
 """
 
 from __future__ import annotations
@@ -25,11 +26,22 @@ from typing import Final, Generic, TypeVar
 import trio
 
 from taskcenter import log
-from taskcenter.errors import CommitUnknown, Overloaded, StoreUnavailable
+from taskcenter.errors import (
+    CommitUnknown,
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    StoreUnavailable,
+    TooMany,
+)
 
 WAIT_S: Final = 5.0
 ABREAST: Final = 2  # writes of one business at the store at once
 PATIENCE_S: Final = 0.2  # with the store's own time it keeps a 503 under 2 s
+
+REFUSALS: Final = (Conflict, Forbidden, InvalidInput, NotFound, Overloaded, TooMany)  # the caller's, or nobody's
 
 Result = TypeVar("Result")
 _log = log.get("writes")
@@ -68,6 +80,14 @@ class Slot(Generic[Result]):
         if not self._value:
             raise CommitUnknown("the store did not answer in time; the request can be repeated")
         return self._value[0]
+
+
+def _note_unheard(error: Exception) -> None:
+    """An error whose client has gone."""
+    if isinstance(error, StoreUnavailable):
+        _log.warning("a write was not taken, and its client had gone", fault=str(error))
+    elif not isinstance(error, REFUSALS):
+        _log.error("a write failed after its client had gone", exc_info=error)
 
 
 class _Lane:
@@ -118,7 +138,7 @@ class Writes:
                 slot.fill(await work())
         except Exception as error:  # noqa: BLE001 - it is the waiting handler's, who raises it again
             if not slot.awaited:
-                _log.error("a write failed after its client had gone", exc_info=error)
+                _note_unheard(error)
             slot.fail(error)
         finally:
             self._under_way -= 1

@@ -7,9 +7,8 @@ it. Nobody asks the store for this alone: the sweep reads it every second, the h
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 OUT_AFTER_S: Final = 1.0
 Kind = Literal["read", "write"]
@@ -26,6 +25,16 @@ class Turn:
     failures: int
 
 
+class Listener(Protocol):
+    """Both are plain functions, and must not fail."""
+
+    def turned(self, turn: Turn) -> None:
+        """Once for each turn."""
+
+    def failed(self, work: Kind, fault: str) -> None:
+        """Once for each failure, an outage or not."""
+
+
 @dataclass(slots=True)
 class _Row:
     """Failures without a success between them."""
@@ -37,13 +46,13 @@ class _Row:
 
 
 class StoreWatch:
-    """One a process; told by `MeteredDatabase`. Listeners are plain functions, called once a turn."""
+    """One a process; told by `MeteredDatabase`."""
 
     def __init__(self) -> None:
         self._rows: dict[Kind, _Row] = {"read": _Row(), "write": _Row()}
-        self._listeners: list[Callable[[Turn], None]] = []
+        self._listeners: list[Listener] = []
 
-    def listen(self, listener: Callable[[Turn], None]) -> None:
+    def listen(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
     def succeeded(self, work: Kind, now: float) -> None:
@@ -60,6 +69,8 @@ class StoreWatch:
             row.began_at = now
         row.failures += 1
         row.fault = fault
+        for listener in self._listeners:
+            listener.failed(work, fault)
         if not row.out and now - row.began_at >= OUT_AFTER_S:
             row.out = True
             self._tell(work, row, now, out=True)
@@ -71,7 +82,7 @@ class StoreWatch:
 
     def _tell(self, work: Kind, row: _Row, now: float, *, out: bool) -> None:
         for listener in self._listeners:
-            listener(Turn(work, out, row.fault, now - row.began_at, row.failures))
+            listener.turned(Turn(work, out, row.fault, now - row.began_at, row.failures))
 
     def __repr__(self) -> str:
         return f"<StoreWatch {self.trouble() or 'all well'}>"
