@@ -231,6 +231,24 @@ async def test_a_slewed_clock_makes_it_neither_early_nor_late(
     assert max(late) < LEAD, "the lead covers it"
 
 
+async def test_a_clock_that_jumps_wakes_it(autojump_clock: trio.testing.MockClock) -> None:
+    clock = Clock(ANCHOR)
+    deliveries = Deliveries(clock)
+    driver = WheelDriver(clock, deliveries, lead_ms=LEAD)
+    driver.schedule(ref("a", 3_600_000))
+    async with trio.open_nursery() as nursery:
+        await nursery.start(driver.run)
+        for _ in range(3):  # of which the third jumps
+            await trio.sleep(1)
+            there = clock.now_ms_exact() + 3_600_000
+            clock.hear_store(there, trio.current_time())
+            if clock.observe(there):
+                driver.wake()
+        await trio.sleep(0.1)
+        nursery.cancel_scope.cancel()
+    assert [one.task_id for one in deliveries.refs] == ["a"]
+
+
 async def test_deliver_may_schedule(autojump_clock: trio.testing.MockClock) -> None:
     clock = Clock(ANCHOR)
     at: list[int] = []

@@ -84,6 +84,11 @@ class ActorRegistry:
         actor = self._actors.get(business_id)
         return actor is not None and actor.withdraw(task_id)
 
+    def wake(self) -> None:
+        """The clock has jumped: every actor looks again at what it may start."""
+        for actor in self._actors.values():
+            actor.wake()
+
     def get(self, business_id: int) -> BusinessActor | None:
         return self._actors.get(business_id)
 

@@ -113,6 +113,7 @@ class Engine:
             identity=parts.identity,
             address=None if parts.link is None else parts.link.address,
             observed=self._observed,
+            heard=self._heard,
             ttl_s=parts.lease_ttl_s,
             now_ms=self._clock.now_ms,
             metrics=parts.metrics,
@@ -186,7 +187,11 @@ class Engine:
     async def _lead_clock(self) -> None:
         while True:
             await trio.sleep(1)
-            self._clock.observe_wall()
+            if self._clock.observe_wall():
+                self._wheel.wake()
+                self._registry.wake()
+            if self._clock.fault is not None:
+                self._parts.alert("clock_set", self._clock.fault)
             self._parts.metrics.wheel_timers.set(len(self._wheel))
             self._registry.measure()
 
@@ -237,6 +242,11 @@ class Engine:
             self._parts.alert("missing_shard_row", f"{SHARDS - len(leases)} of {SHARDS} shards have no row")
         if self._parts.link is not None:
             self._parts.link.learn(instances, leases, self.instance_id)
+
+    def _heard(self, store_ms: int, asked_at: float) -> None:
+        """An embedded store's clock is this machine's own, and says nothing of it."""
+        if self._parts.link is not None:
+            self._clock.hear_store(store_ms, asked_at)
 
     def _busy(self, shards: frozenset[int]) -> frozenset[int]:
         return self._registry.busy(shards)
@@ -320,6 +330,7 @@ class Engine:
             checks["engine"] = "ok" if self._once_loaded else "unavailable: loading"
         degraded = self._registry.statistics().degraded
         checks["actors"] = f"degraded: {degraded} businesses" if degraded else "ok"
+        checks["clock"] = f"degraded: {self._clock.fault}" if self._clock.fault else "ok"
         reason = self.overloaded()
         checks["load"] = f"degraded: {reason}" if reason else "ok"
         return checks

@@ -72,6 +72,7 @@ class LeaseKeeper:
         identity: str,
         address: str | None,
         observed: Callable[[Sequence[Instance], Sequence[ShardLease]], None],
+        heard: Callable[[int, float], None],
         ttl_s: float,
         now_ms: Callable[[], int],
         metrics: Metrics,
@@ -88,6 +89,7 @@ class LeaseKeeper:
         self._identity = identity
         self._address = address
         self._observed = observed
+        self._heard = heard  # the store's clock, and when it was asked
         self._ttl_s, self._ttl_ms = ttl_s, int(ttl_s * 1000)
         self._now_ms = now_ms
         self._metrics = metrics
@@ -228,6 +230,7 @@ class LeaseKeeper:
     def _renewed(self, sent_at: float, store_ms: int) -> None:
         self._deadline = sent_at + self._ttl_s - MARGIN_S
         self._watch.heard(store_ms, trio.current_time())
+        self._heard(store_ms, sent_at)
 
     def _begin_anew(self) -> None:
         self._log.error("declared dead by another instance", instance=self.instance_id)

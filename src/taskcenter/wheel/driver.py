@@ -139,6 +139,11 @@ class WheelDriver:
         """As `drop_shard`, for each."""
         return sum(map(self.drop_shard, shards))
 
+    def wake(self) -> None:
+        """The clock has jumped: look again at what is due."""
+        if self._sleep is not None:
+            self._sleep.deadline = trio.current_time()
+
     def statistics(self) -> DriverStatistics:
         next_ms = self._wheel.next_deadline()
         return DriverStatistics(
