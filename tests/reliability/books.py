@@ -108,11 +108,12 @@ class Books:
         """Whether a client may have changed it in one of these ways."""
         return any(change.kind in kinds and change.result != "refused" for change in self.changes.get(task_id, ()))
 
-    def excused(self, earlier: Send, later: Send) -> bool:
-        """Whether the sender of the earlier one was lost with it: then its end could not be recorded."""
+    def excused(self, earlier: Send, later: Send | None = None) -> bool:
+        """Whether the sender of the earlier one was lost with it, before the later one, its end not recorded."""
+        last = earlier.ended_at + self.rules.record_slack_ms
+        before = last if later is None else min(last, later.arrived_at)
         return any(
-            earlier.arrived_at <= disruption.until_at
-            and disruption.from_at <= min(earlier.ended_at + self.rules.record_slack_ms, later.arrived_at)
+            earlier.arrived_at <= disruption.until_at and disruption.from_at <= before
             for disruption in self.ledger.disruptions
         )
 

@@ -33,8 +33,13 @@ APART = ("unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--")
 
 
 def prompt(call: Call) -> Answer:
-    """A receiver that takes 50 ms: long enough for callbacks to be on their way when something happens."""
+    """A receiver that takes 50 ms."""
     return Answer(delay_s=0.05)
+
+
+def leisurely(call: Call) -> Answer:
+    """A receiver that takes half a second: much is on its way when something happens."""
+    return Answer(delay_s=0.5)
 
 
 class Instance(Service):
@@ -119,17 +124,31 @@ class Cluster:
         self.disrupt("SIGKILL", at)
         return at
 
-    async def freeze(self, victim: Instance, seconds: float) -> float:
-        """SIGSTOP, and SIGCONT after so many seconds; when it was woken."""
-        at = now_ms()
+    @asynccontextmanager
+    async def frozen(self, victim: Instance) -> AsyncIterator[None]:
+        """SIGSTOP before the block, SIGCONT after it. Callers turn to others meanwhile."""
+        at, port = now_ms(), victim.port
+        victim.port = 0
         victim.freeze()
         try:
-            await trio.sleep(seconds)
+            yield
         finally:
-            woken_at = now_ms()
             victim.wake()
+            victim.port = port
             self.disrupt("SIGSTOP", at)
-        return woken_at
+
+    @asynccontextmanager
+    async def partitioned(self, victim: Instance, proxy: FaultProxy) -> AsyncIterator[None]:
+        """It cannot reach the store during the block: nothing passes, nothing closes. Callers turn to others."""
+        at, port = now_ms(), victim.port
+        victim.port = 0
+        proxy.black_hole()
+        try:
+            yield
+        finally:
+            proxy.clear()
+            victim.port = port
+            self.disrupt("partition", at)
 
     async def kill_server(self, down_s: float) -> None:
         """SIGKILL of the database, and back again after so many seconds."""

@@ -175,6 +175,9 @@ INNOCENT: list[tuple[str, Plant]] = [
     ("the one in flight at a cancel", lambda books: (
         _cancelled(books, in_flight=True, late_sends=1),
         _row(books, "gone", executions=(Execution(1, 1, 1, 1, "success", 1_000, 1_000, 1_012, 200),)))),
+    ("cancelled on its way, and its sender lost", lambda books: (
+        _cancelled(books, in_flight=True, late_sends=1),
+        books.add(Disruption("SIGKILL", 1_005, 1_005)))),
     ("claimed by the dead and never sent", lambda books: (
         books.sends.__delitem__(2), books.disruptions.clear())),
     ("an unanswered create that took effect", lambda books: books.creates.__setitem__(
