@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -27,7 +28,7 @@ CONFIG = """
 worker_processes 1; daemon off; pid {directory}/pid; error_log {directory}/error.log;
 events {{ worker_connections 4096; }}
 http {{
-  log_format due '$msec $http_x_taskcenter_due';
+  log_format due '$msec $http_x_taskcenter_due $uri $http_x_taskcenter_task_id';
   access_log {directory}/access.log due;
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
@@ -35,6 +36,16 @@ http {{
   server {{ listen 127.0.0.1:{port} backlog=4096; location / {{ return 200 "{{}}"; default_type application/json; }} }}
 }}
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A callback as the receiver logged it; times in ms since 1970."""
+
+    arrived_at: float
+    due_at: int
+    path: str
+    task_id: str
 
 
 class Nginx:
@@ -73,8 +84,14 @@ class Nginx:
 
     def arrivals(self) -> list[tuple[float, int]]:
         """(arrived, due) in ms of every callback so far."""
+        return [(call.arrived_at, call.due_at) for call in self.calls()]
+
+    def calls(self) -> list[Call]:
+        """Every callback so far."""
         rows = (line.split() for line in (self._directory / "access.log").read_text().splitlines())
-        return [(float(row[0]) * 1000, int(row[1])) for row in rows if len(row) == 2 and row[1] != "-"]
+        return [
+            Call(float(row[0]) * 1000, int(row[1]), row[2], row[3]) for row in rows if len(row) == 4 and row[1] != "-"
+        ]
 
 
 async def rate_of(send: Callable[[], Awaitable[None]], total: int, concurrency: int) -> float:
