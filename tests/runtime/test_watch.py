@@ -62,3 +62,16 @@ def test_after_a_long_silence_the_latest_reading_counts() -> None:
     assert watch.believed_ms(100) == 100_000
     watch.heard(HOUR_MS, 100)
     assert watch.believed_ms(100) == HOUR_MS
+
+
+def test_after_a_silence_of_the_store_the_others_are_forgiven_for_half_a_lease() -> None:
+    watch = Watch(TTL_S)
+    watch.heard(1_000_000, 100.0)
+    assert not watch.forgiving(100.0), "nothing was missed at the start"
+    watch.heard(1_005_000, 105.0)
+    assert not watch.forgiving(105.0), "two beats that failed are no silence"
+    watch.heard(1_020_000, 120.0)
+    assert watch.forgiving(120.0)
+    watch.heard(1_022_500, 122.5)
+    assert watch.forgiving(124.9)
+    assert not watch.forgiving(125.0)

@@ -267,10 +267,14 @@ class LeaseKeeper:
         """Declare dead whose lease ran out, whose process has ended on this machine, or whose row stands still."""
         now = trio.current_time()
         others = [one for one in instances if not one.dead and one.id != self.instance_id]
-        gone = self._watch.stalled(others, now) + [(o.id, o.seq) for o in others if surely_dead(o.host_identity)]
-        if not gone and all(one.expires_in_ms >= 0 for one in others):
+        gone = [(one.id, one.seq) for one in others if surely_dead(one.host_identity)]
+        believed_ms = 0  # as long as we forgive, no lease has run out
+        if not self._watch.forgiving(now):
+            gone += self._watch.stalled(others, now)
+            believed_ms = self._watch.believed_ms(now)
+        if not gone and (not believed_ms or all(one.expires_in_ms >= 0 for one in others)):
             return False
-        buried = await self._store.reap(gone, not_after=self._watch.believed_ms(now))
+        buried = await self._store.reap(gone, not_after=believed_ms)
         for dead in buried:
             self._log.warning("instance declared dead", instance=dead)
         return bool(buried)
