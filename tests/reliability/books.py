@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeVar
 
 from tests.reliability.ledger import Change, Create, Execution, Ledger, Send, Sight
@@ -13,7 +14,6 @@ from tests.reliability.ledger import Change, Create, Execution, Ledger, Send, Si
 Key = TypeVar("Key")
 Item = TypeVar("Item")
 ClaimKey = tuple[str, int, int, int, float]  # task, run, attempt, term, due: one claim, and so one send at most
-AttemptKey = tuple[str, int, int]  # task, run, attempt
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +67,15 @@ class Books:
         }
 
     @cached_property
-    def attempts(self) -> dict[AttemptKey, list[Send]]:
-        """The sends of each attempt, without those that the receiver put off: the next one is no repeat of them."""
-        return grouped(
-            (send for send in self.sends if not self.put_off(send)),
-            lambda send: (send.task_id, send.run, send.attempt),
-        )
+    def repeats(self) -> list[tuple[Send, Send]]:
+        """Sends of one attempt that followed one another, but for those after one that the receiver put off."""
+        attempts = grouped(self.sends, lambda send: (send.task_id, send.run, send.attempt))
+        return [
+            (before, again)
+            for sends in attempts.values()
+            for before, again in pairwise(sends)
+            if not self.put_off(before)
+        ]
 
     def put_off(self, send: Send) -> bool:
         """Whether the receiver answered that it wants it again later, and that was recorded."""

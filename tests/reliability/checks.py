@@ -102,18 +102,18 @@ def early(books: Books) -> Iterator[Violation]:
 
 
 def repeats(books: Books) -> Iterator[Violation]:
-    for (task_id, run, attempt), sends in books.attempts.items():
-        for before, again in pairwise(sends):
-            where = f"run {run} attempt {attempt} under term {before.term}, again under {again.term}"
-            if _reconnected(before, again):
-                continue
-            if not books.excused(before, again):
-                yield Violation("repeated", task_id, f"{where} {again.arrived_at - before.arrived_at:.0f} ms later")
-            if not again.redelivery:
-                yield Violation("unflagged", task_id, where)
-            reason = books.executions.get(claim_of(before))
-            if task_id in books.ledger.rows and (reason is None or reason.status != "interrupted"):
-                yield Violation("unreasoned", task_id, f"{where}: history says {reason and reason.status}")
+    for before, again in books.repeats:
+        task_id = before.task_id
+        where = f"run {before.run} attempt {before.attempt} under term {before.term}, again under {again.term}"
+        if _reconnected(before, again):
+            continue
+        if not books.excused(before, again):
+            yield Violation("repeated", task_id, f"{where} {again.arrived_at - before.arrived_at:.0f} ms later")
+        if not again.redelivery:
+            yield Violation("unflagged", task_id, where)
+        reason = books.executions.get(claim_of(before))
+        if task_id in books.ledger.rows and (reason is None or reason.status != "interrupted"):
+            yield Violation("unreasoned", task_id, f"{where}: history says {reason and reason.status}")
 
 
 def overlapping(books: Books) -> Iterator[Violation]:

@@ -113,6 +113,19 @@ class Cluster:
         self.stack.push_async_callback(made.aclose)
         return made
 
+    async def start_again(self, victim: Instance, timeout_s: float = 120) -> None:
+        """Start it as a supervisor does: again when it ended because the store could not be reached."""
+        with trio.fail_after(timeout_s):
+            while True:
+                try:
+                    await victim.start()
+                except AssertionError:
+                    if victim.running:
+                        raise
+                    await trio.sleep(0.5)
+                else:
+                    return
+
     def disrupt(self, kind: str, from_ms: float) -> None:
         """Note what began then and is over now."""
         self.ledger.add(Disruption(kind, from_ms, now_ms()))

@@ -21,8 +21,8 @@ _TASKS = (
     " FROM tasks ORDER BY id"
 )
 _EXECUTIONS = (
-    "SELECT task_id, number, run, attempt, term, status, scheduled_at, execution_time, duration, response_status"
-    " FROM task_executions ORDER BY task_id, number"
+    "SELECT task_id, number, run, attempt, term, status, scheduled_at, execution_time, duration,"
+    " response_status, policy_wait_ms, wait_reason FROM task_executions ORDER BY task_id, number"
 )
 
 
@@ -54,11 +54,23 @@ class History:
     async def rows(self) -> list[TaskRow]:
         """Every task with its executions."""
         executions: dict[str, list[Execution]] = defaultdict(list)
-        for task_id, number, run, attempt, term, status, scheduled_at, at, duration, answer in await self.fetch(
-            _EXECUTIONS
-        ):
+        for (
+            task_id,
+            number,
+            run,
+            attempt,
+            term,
+            status,
+            due,
+            started,
+            duration,
+            answer,
+            waited,
+            reason,
+        ) in await self.fetch(_EXECUTIONS):
             one = Execution(
-                number, run, attempt, term, _text(status), scheduled_at, at, at + float(duration), answer
+                number, run, attempt, term, _text(status), due, started, started + float(duration), answer,
+                float(waited), reason and _text(reason),
             )  # fmt: skip
             executions[_text(task_id)].append(one)
         return [

@@ -73,6 +73,6 @@ def verdict(ledger: Ledger, rules: Rules | None = None) -> Verdict:
         tuple(violation for check in checks.ALL for violation in check(books)),
         acknowledged=len(acknowledged),
         sends=len(ledger.sends),
-        repeats=sum(len(sends) - 1 for sends in books.attempts.values()),
+        repeats=len(books.repeats),
         lateness_ms=tuple(sorted(send.arrived_at - books.first_due(send) for send in ledger.sends)),
     )

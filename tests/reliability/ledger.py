@@ -78,6 +78,8 @@ class Execution:
     started_at: float
     ended_at: float
     response_status: int | None = None
+    policy_wait_ms: float = 0.0  # of its lateness, while a limit, a breaker or the pace of a backlog held it back
+    wait_reason: str | None = None  # the last of these
 
 
 @dataclass(frozen=True, slots=True)

@@ -169,6 +169,13 @@ INNOCENT: list[tuple[str, Plant]] = [
         _execution(books, "again", 0, status="deferred"),
         _execution(books, "again", 1, attempt=1),
         _send(books, "again", last=True, attempt=1))),
+    ("a repeat is put off and comes once more, as the receiver wished", lambda books: (
+        _send(books, "twice", last=True, status=503),
+        _row(books, "twice", executions=(
+            books.rows["twice"].executions[0],
+            Execution(2, 1, 1, 2, "deferred", 12_000, 12_000, 12_055, 503),
+            Execution(3, 1, 1, 2, "success", 13_100, 13_100, 13_155, 200))),
+        books.add(Send("twice", "till", 1, 1, 2, 13_100, 13_101, 13_150, status=200)))),
     ("a kept connection that ended is tried once more", lambda books: (
         _send(books, "once", status=None, ended_at=1_004),
         _more(books, "once", arrived_at=1_005, status=200))),
