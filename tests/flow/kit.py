@@ -282,8 +282,8 @@ async def running(
     service, receiver = Service(database_url, directory, program=program, **settings), Receiver()
     async with trio.open_nursery() as nursery:
         await nursery.start(receiver.serve)
-        await service.start()
         try:
+            await service.start()
             yield service, receiver
         finally:
             if service.running:

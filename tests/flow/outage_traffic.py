@@ -64,6 +64,7 @@ class Traffic:
     rng: random.Random = field(default_factory=lambda: random.Random(6))  # what is asked when; decides no outcome
     said: list[Said] = field(default_factory=list)
     ids: list[str] = field(default_factory=list)  # acknowledged, to be called
+    payload_bytes: int = 0  # of each task of a batch
     closing: bool = False
     _serial: int = 0
 
@@ -121,7 +122,8 @@ class Traffic:
         self.ids.append(await self.create(self._body("one", self.rng.uniform(0, 0.6))))
 
     async def _batch(self) -> None:
-        tasks = [self._body("many", self.rng.uniform(0, 0.6)) for _ in range(3)]
+        payload = {"payload": "x" * self.payload_bytes} if self.payload_bytes else {}
+        tasks = [self._body("many", self.rng.uniform(0, 0.6)) | payload for _ in range(3)]
         while True:
             asked_at = now_ms()
             answer = await self._call("batch", "POST", "/tasks/batch", {"tasks": tasks})

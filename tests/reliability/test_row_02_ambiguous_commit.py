@@ -15,12 +15,15 @@ from typing import Final
 import pytest
 import trio
 from tests.flow.kit import business, running
-from tests.flow.outage_faults import Site, commits_lost
+from tests.flow.outage_faults import Site, commits_lost, refused
 from tests.flow.outage_kit import CODES, settled, watched
+from tests.flow.outage_traffic import now_ms
 from tests.reliability.conftest import Figure
 from tests.reliability.ledger import Create
 from tests.servers import PrivateServer
 from tests.store.fault_proxy import open_proxy
+
+from taskcenter.times import format_time
 
 pytestmark = pytest.mark.real_time
 TRIALS: Final = int(os.environ.get("TASKCENTER_TRIALS", "200"))
@@ -37,6 +40,35 @@ def riddles(creates: Sequence[Create]) -> Counter[str]:
         elif first.pop(create.business_id, None):
             ends[create.result] += 1
     return ends
+
+
+async def test_a_claim_of_unknown_end_is_left_running_by_nobody(
+    database_server: PrivateServer, tmp_path: Path, figure: Figure
+) -> None:
+    """The answers to claims are lost, then the store is gone, and the tasks' deadlines pass before it is back."""
+    server = database_server
+    url = f"{server.create_database()}?ssl-mode=disabled"
+    async with (
+        open_proxy(server.host, server.port) as proxy,
+        running(proxy.url(url), tmp_path) as (service, receiver),
+        business(service) as api,
+    ):
+        due, deadline = now_ms() + 1500, now_ms() + 3500
+        times = {"execute_at": format_time(int(due)), "deadline": format_time(int(deadline)), "retry_intervals": []}
+        tasks = [{"business_id": f"t{n}", "callback_url": receiver.url, **times} for n in range(40)]
+        made = (await api.ok("POST", "/tasks/batch", {"tasks": tasks}))["results"]
+        await trio.sleep((due - 200 - now_ms()) / 1000)
+        proxy.commit_fault = "reply"
+        await trio.sleep(0.4)
+        eaten = proxy.commits_eaten
+        async with refused(Site(server, proxy, url)):
+            await trio.sleep(4)
+        ends: Counter[str] = Counter()
+        for result in made:
+            ends[(await api.until_status(result["task"]["id"], "succeeded", "failed", timeout_s=40))["status"]] += 1
+        figure("COMMITs of unknown end before the outage", eaten)
+        figure("tasks ended: deadline passed, called", f"{ends['failed']}, {ends['succeeded']}")
+        assert len(receiver.calls) == ends["succeeded"]
 
 
 async def test_a_lost_commit_loses_and_doubles_nothing(

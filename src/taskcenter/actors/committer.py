@@ -9,10 +9,11 @@ Invariants. Results come in the order of the items. An item is answered exactly 
 of their arrival. A producer that was cancelled does not withdraw its item: it is committed, its result dropped.
 
 Failure. Every batch given here is safe to repeat (guarded by version, term and sends), so a `CommitUnknown` is
-repeated as it is. A plain `StoreUnavailable` is, by `Repeat`: given back to the producers at once (claims: then
-nothing is sent), or kept and repeated until the store is back (outcomes: the receiver's answer must land, exactly
-once). Any other error is a fault of one item or of ours: the batch is split in halves until the culprit stands alone,
-and only its producer gets the error.
+repeated as it is, for as long as it takes: a claim whose end nobody knows must not be let go, for its row may be ours
+and running, and nobody else would ever look at it. A plain `StoreUnavailable` is given back to the producers at once
+(claims: then nothing is sent; those that wait behind it are refused with it), or kept and repeated until the store is
+back (outcomes: the receiver's answer must land, exactly once). Any other error is a fault of one item or of ours: the
+batch is split in halves until the culprit stands alone, and only its producer gets the error.
 """
 
 from __future__ import annotations
@@ -125,12 +126,16 @@ class Committer(Generic[Item, Result]):
 
     async def _commit_until_known(self, items: Sequence[Item]) -> Sequence[Result]:
         backoff_s = FIRST_BACKOFF_S
+        unknown = False
         while True:
             try:
                 return await self._commit(items)
             except StoreUnavailable as error:
-                if not (self._keep or isinstance(error, CommitUnknown)):
-                    raise
+                unknown = unknown or isinstance(error, CommitUnknown)
+                if not self._keep:
+                    self._refuse_waiting(error)
+                    if not unknown:
+                        raise
                 self._repeats += 1
                 self._log.warning("commit repeated", kind=self.kind, items=len(items), error=str(error))
             await trio.sleep(backoff_s * (0.5 + self._rng.random()))
@@ -144,6 +149,12 @@ class Committer(Generic[Item, Result]):
         middle = len(batch) // 2
         await self._commit_batch(batch[:middle])
         await self._commit_batch(batch[middle:])
+
+    def _refuse_waiting(self, error: StoreUnavailable) -> None:
+        """Nothing of theirs was sent; they would only wait for the same store."""
+        if not isinstance(error, CommitUnknown):
+            self._settle(list(self._waiting), error)
+            self._waiting.clear()
 
     @staticmethod
     def _settle(batch: list[_Ticket[Item, Result]], error: Exception) -> None:
