@@ -158,6 +158,31 @@ class Callers:
                 self._idle[id(line.source)].append(line)
 
 
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """What one rate brought."""
+
+    seconds: float
+    creates: Seen
+    reads: Seen
+    health: Seen
+    cpu: float  # of a core
+
+    @property
+    def goodput(self) -> float:
+        """Tasks created a second."""
+        return self.creates.rate(201, self.seconds)
+
+    def row(self, peak: float) -> str:
+        """As the table has it."""
+        seen = self.creates
+        other = {str(status): len(values) for status, values in seen.by_status.items() if status not in {201, 503}}
+        cells = [f"{self.goodput:.0f}", f"{self.goodput / peak:.0%}", seen.p(201, 0.5), seen.p(201)]
+        cells += [f"{seen.rate(503, self.seconds):.0f}", seen.p(503), self.reads.p(200), self.health.p(200)]
+        cells += [f"{self.cpu:.2f}", str(other | dict(seen.failed) or "")]
+        return f"| {' | '.join(cells)} |"
+
+
 class Flood:
     """What is sent."""
 
@@ -188,20 +213,14 @@ class Flood:
         assert used is not None
         return float(used[1])
 
-    async def offer(self, rate: float, seconds: float, peak: float) -> str:
-        """One row."""
+    async def offer(self, rate: float, seconds: float) -> Offered:
+        """Creates at `rate` for `seconds`, and what became of them and of those who read beside them."""
         before = await self.cpu()
         creates = Source(self._create, rate, CONNECTIONS)
         reads = Source(lambda: self._request("GET", "/api/v1/tasks/business/o-1"), 10, 5)
         health = Source(lambda: self._request("GET", "/health"), 10, 5)
         Callers(self._port, [creates, reads, health]).run(seconds)
-        seen = creates.seen
-        other = {str(status): len(values) for status, values in seen.by_status.items() if status not in {201, 503}}
-        good = seen.rate(201, seconds)
-        cells = [f"{good:.0f}", f"{good / peak:.0%}", seen.p(201, 0.5), seen.p(201), f"{seen.rate(503, seconds):.0f}"]
-        cells += [seen.p(503), reads.seen.p(200), health.seen.p(200), f"{(await self.cpu() - before) / seconds:.2f}"]
-        cells.append(str(other | dict(seen.failed) or ""))
-        return f"| {' | '.join(cells)} |"
+        return Offered(seconds, creates.seen, reads.seen, health.seen, (await self.cpu() - before) / seconds)
 
 
 async def main(store: str, factors: list[float], seconds: float, workers: int) -> None:
@@ -226,7 +245,7 @@ async def main(store: str, factors: list[float], seconds: float, workers: int) -
             print(f"|{' --- |' * 11}")
             for factor in factors:
                 time.sleep(3)  # noqa: ASYNC251  # nothing else runs here
-                print(f"| {factor:g}× {await flood.offer(factor * peak, seconds, peak)}")
+                print(f"| {factor:g}× {(await flood.offer(factor * peak, seconds)).row(peak)}")
         finally:
             await service.terminate()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 from functools import lru_cache
@@ -109,6 +110,47 @@ def _render_json(_: WrappedLogger, __: str, event: EventDict) -> str:
     """What JSON leaves raw in its strings is put into JSON's own escapes: what is read stays the same."""
     line = _encode(event)
     return line if line.isprintable() else _CONTROL.sub(_escaped, line)
+
+
+class Lines:
+    """Whole lines to a descriptor that may refuse them: a full pipe that does not wait, a full disk, nobody who reads.
+
+    Nothing of that holds up or ends the service: what is refused is dropped, counted, and told of when there is room.
+    """
+
+    def __init__(self, descriptor: int, **fields: Any) -> None:
+        """`fields`: borne by the line that tells of lost ones."""
+        self._descriptor = descriptor
+        self._fields = fields
+        self._rest = b""  # of a line that was taken in part
+        self.lost = 0
+
+    def write(self, text: str) -> int:
+        """Never fails; waits only where the descriptor does."""
+        told = b""
+        if self.lost:
+            told = _encode({"event": "log lines lost", "lines": self.lost, **self._fields}).encode() + b"\n"
+        if self._put(self._rest):
+            if told and self._put(told):
+                self.lost = 0
+            if not self._rest and self._put(text.encode("utf-8", "backslashreplace")):
+                return len(text)
+        self.lost += 1
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is held back but what was refused."""
+
+    def _put(self, data: bytes) -> bool:
+        """False: nothing of it was taken. Of what was taken in part the rest goes first the next time."""
+        if not data:
+            return True
+        try:
+            written = os.write(self._descriptor, data)
+        except OSError:
+            return False
+        self._rest = data[written:]
+        return True
 
 
 class _Stdout:

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 ADMIN_TOKEN = "flow-tests-admin-token-0123456789"
 ENCRYPTION_KEYS = "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
-READY_TIMEOUT_S = 40.0
+READY_TIMEOUT_S = 120.0
 PROGRAM = (sys.executable, "-m", "taskcenter")
 PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # no authorities, which take 50 ms to load: all here is plain HTTP
 
@@ -163,11 +163,12 @@ class Service:
             return
         raise AssertionError(f"not ready in {READY_TIMEOUT_S} s: {self.tail()}")
 
-    def launch(self) -> None:
-        """Start it and wait for nothing."""
+    def launch(self, stdout: int | None = None) -> None:
+        """Start it and wait for nothing. `stdout`: a descriptor instead of the log."""
         with self.log_path.open("ab") as log:
             self._began_at = log.tell()
-            self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
+            out = log if stdout is None else stdout
+            self._process = subprocess.Popen(self._command, env=self._environment, stdout=out, stderr=log)
 
     async def is_ready(self) -> bool:
         """Whether it says so, since its latest launch; its `port` is known then."""
@@ -303,9 +304,9 @@ async def several(
         services.append(Service(database_url, own, program=program, **settings))
     async with trio.open_nursery() as nursery:
         await nursery.start(receiver.serve)
-        for service in services:
-            await service.start()
         try:
+            for service in services:
+                await service.start()
             yield services, receiver
         finally:
             for service in services:
@@ -316,9 +317,10 @@ async def several(
 
 async def metric(service: Service, name: str, **labels: str) -> float:
     """A sample of /metrics, 0 when there is none."""
-    async with httpx.AsyncClient(trust_env=False, verify=PLAIN) as client:
-        text = (await client.get(f"{service.url}/metrics")).text
-    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    async with httpx.AsyncClient(trust_env=False, verify=PLAIN, timeout=60) as client:
+        answer = await client.get(f"{service.url}/metrics")
+    assert answer.status_code == 200, answer.text
+    samples = (sample for family in text_string_to_metric_families(answer.text) for sample in family.samples)
     return sum(
         one.value for one in samples if one.name == f"taskcenter_{name}" and labels.items() <= one.labels.items()
     )

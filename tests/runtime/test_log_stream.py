@@ -10,7 +10,8 @@ import trio
 import trio.lowlevel
 from tests.runtime.pipes import full_of, read_all
 
-from taskcenter.runtime.log_stream import Lines, Output, worker_pipe
+from taskcenter.log import Lines
+from taskcenter.runtime.log_stream import Output, worker_pipe
 
 
 async def test_lines_of_two_workers_and_the_parent_arrive_whole_and_in_order() -> None:

@@ -27,6 +27,7 @@ from taskcenter.store.url import SqliteUrl, parse_database_url
 T = TypeVar("T")
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file with settings.", metavar="FILE")]
 REFUSED, USAGE, SCHEMA = 1, 2, 3
+STDOUT = 1
 DATABASE_URL = "TASKCENTER_DATABASE_URL"
 REACH = "see that it runs and that address, account and TLS are right, e.g. mysql://user:password@host:3306/name"
 ROOM = "see that its disk has room and that it may be read and written, e.g. sqlite:////var/lib/taskcenter/tasks.db"
@@ -89,7 +90,8 @@ def migrate(
 def up(config: Config = None) -> None:
     """What `make run` starts: the service on its embedded store, a demo business, the demo; then it goes on."""
     settings = guarded(lambda: quickstart_settings(load_settings(config)))
-    log.configure(settings.log_level if "log_level" in settings.model_fields_set else "warning", settings.log_format)
+    level = settings.log_level if "log_level" in settings.model_fields_set else "warning"
+    log.configure(level, settings.log_format, sink=log.Lines(STDOUT))
     guarded(partial(trio.run, partial(check_bind, settings)))
     guarded(partial(prepare_database, settings, migrate=True), settings)
     guarded(partial(trio.run, partial(run_node, settings, ready=show_quickstart)), settings)
@@ -98,7 +100,10 @@ def up(config: Config = None) -> None:
 def prepare(config: Path | None, *, migrate: bool) -> Settings:
     """Settings read, logs set up, schema right."""
     settings = guarded(partial(load_settings, config))
-    (log_to_parent if is_worker() else log.configure)(settings.log_level, settings.log_format)
+    if is_worker():
+        log_to_parent(settings.log_level, settings.log_format)
+    else:
+        log.configure(settings.log_level, settings.log_format, sink=log.Lines(STDOUT))
     for name, meant in () if is_worker() else misspelt(os.environ):
         log.get("settings").warning("unknown setting, ignored", name=name, meant=meant)
     guarded(partial(prepare_database, settings, migrate=migrate), settings)

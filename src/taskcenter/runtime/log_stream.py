@@ -31,44 +31,6 @@ def worker_pipe(*, blocking: bool) -> tuple[int, int]:
     return read, write
 
 
-class Lines:
-    """A worker's end: whole lines into a pipe that may be full or without a reader."""
-
-    def __init__(self, descriptor: int, worker: int) -> None:
-        self._descriptor = descriptor
-        self._worker = worker
-        self._rest = b""  # of a line that fitted in part
-        self.lost = 0
-
-    def write(self, text: str) -> int:
-        """Never waits and never fails."""
-        told = b""
-        if self.lost:
-            told = b'{"event": "log lines lost", "lines": %d, "worker": %d}\n' % (self.lost, self._worker)
-        line = text.encode("utf-8", "backslashreplace")
-        if self._put(self._rest):
-            if told and self._put(told):
-                self.lost = 0
-            if not self._rest and self._put(line):
-                return len(text)
-        self.lost += 1
-        return len(text)
-
-    def flush(self) -> None:
-        """Nothing is held back but what does not fit."""
-
-    def _put(self, data: bytes) -> bool:
-        """False: nothing of it was taken. Of what was taken in part the rest goes first the next time."""
-        if not data:
-            return True
-        try:
-            written = os.write(self._descriptor, data)
-        except OSError:  # full, or nobody reads any more
-            return False
-        self._rest = data[written:]
-        return True
-
-
 class Output:
     """The parent's end: its own stdout or stderr, for one writer at a time."""
 

@@ -21,7 +21,6 @@ import trio
 from taskcenter import log
 from taskcenter.errors import Overloaded
 from taskcenter.metrics import Metrics
-from taskcenter.runtime.log_stream import Lines
 from taskcenter.runtime.merged_metrics import snapshot
 from taskcenter.runtime.worker_link import Link, NoAnswer
 
@@ -30,7 +29,7 @@ NUMBER: Final = "TASKCENTER_WORKER_NUMBER"
 STDIN: Final = 0
 STDOUT: Final = 1
 ORPHAN_S: Final = 10.0  # beyond the grace
-EXPOSITION_S: Final = 4.0
+EXPOSITION_S: Final = 8.0  # a scraper waits for 10
 FAREWELL_S: Final = 1.0
 
 
@@ -44,7 +43,7 @@ def worker_number() -> int:
 
 def log_to_parent(level: str, fmt: str | None) -> None:
     """Have every line of this worker bear its number and go to the parent."""
-    log.configure(level, fmt, sink=Lines(STDOUT, worker_number()), worker=worker_number())
+    log.configure(level, fmt, sink=log.Lines(STDOUT, worker=worker_number()), worker=worker_number())
 
 
 def follow_parent(grace_s: float) -> None:
