@@ -39,7 +39,8 @@ PAUSE_S: Final = (1.0, 5.0)  # between two faults
 SETTLE_S: Final = 180.0
 HEAD: Final = (
     "| store | seed | faults | callbacks | requests | repeats, all flagged and explained | worst lateness, s |"
-    " takeovers | fenced writes | violations |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    " of it not for a policy, s | held back > 1 s by | takeovers | fenced writes | violations |\n"
+    f"|{' --- |' * 12}"
 )
 
 
@@ -65,7 +66,7 @@ class Scene:
 
 async def kill_instance(scene: Scene) -> None:
     victim, _ = scene.instance()
-    scene.trial.kill(victim)
+    await scene.trial.kill(victim)
     await scene.for_a_while(0, 5)
     await scene.trial.start_again(victim)
 
@@ -201,6 +202,8 @@ async def run(kind: Kind, seconds: float, seed: int, rate: float) -> bool:
             row = (
                 f"| {kind} | {seed} | {len(scene.done)} | {found.sends:,} |"
                 f" {sum(caller.answered for caller in callers):,} | {found.repeats} | {found.lateness(1) / 1000:.1f} |"
+                f" {max(found.own_lateness_ms) / 1000:.1f} |"
+                f" {', '.join(f'{name} {number}' for name, number in sorted(found.held_back_by.items()))} |"
                 f" {await trial.counted('lease_takeovers_total'):.0f} |"
                 f" {await trial.counted('fenced_writes_total'):.0f} | {len(found.violations)} |"
             )
@@ -216,6 +219,14 @@ def write_report(scene: Scene, row: str, found: Verdict, name: str) -> None:
         for from_ms, until_ms, what in scene.done
     ]
     lines += ["", str(found).partition("\n")[0], "", *(f"- {violation}" for violation in found.violations)]
+    lines += [
+        "",
+        "| the latest: due at, s | arrived at, s | business | attempt | term |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for send in sorted(scene.trial.ledger.sends, key=lambda send: send.due_at - send.arrived_at)[:10]:
+        due_s, arrived_s = ((at - scene.began_ms) / 1000 for at in (send.due_at, send.arrived_at))
+        lines.append(f"| {due_s:.1f} | {arrived_s:.1f} | {send.business} | {send.attempt} | {send.term} |")
     OUT.mkdir(exist_ok=True)
     (OUT / name).write_text("\n".join(lines) + "\n", "utf-8")
 

@@ -107,6 +107,11 @@ class Books:
         due_at = self._first_due.get(claim_of(send), send.due_at)
         return max(due_at, self._taken_at.get(send.task_id, due_at))
 
+    def held_back(self, send: Send) -> tuple[float, str | None]:
+        """For how long (ms) a limit, a breaker or the pace of a backlog kept it waiting, and which of them last."""
+        one = self.executions.get(claim_of(send))
+        return (0.0, None) if one is None else (one.policy_wait_ms, one.wait_reason)
+
     def changed(self, task_id: str, *kinds: str) -> bool:
         """Whether a client may have changed it in one of these ways."""
         return any(change.kind in kinds and change.result != "refused" for change in self.changes.get(task_id, ()))

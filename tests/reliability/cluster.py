@@ -20,7 +20,7 @@ from typing import Any
 import trio
 from tests.flow.kit import Answer, Call, Service, business, metric
 from tests.reliability.books import Rules
-from tests.reliability.history import History
+from tests.reliability.history import History, Running
 from tests.reliability.judge import Verdict, verdict
 from tests.reliability.ledger import Disruption, Ledger
 from tests.reliability.recorder import Caller, Mood, Recorder, now_ms
@@ -28,7 +28,7 @@ from tests.servers import PrivateServer
 from tests.store.fault_proxy import FaultProxy, open_proxy
 
 RATE_LIMIT = 100_000
-LEASE_TTL_S = 10
+ARRIVAL_S = 0.05  # until the receiver has read what was sent to it
 APART = ("unshare", "--pid", "--fork", "--kill-child=SIGKILL", "--")
 
 
@@ -130,12 +130,18 @@ class Cluster:
         """Note what began then and is over now."""
         self.ledger.add(Disruption(kind, from_ms, now_ms()))
 
-    def kill(self, victim: Instance) -> float:
-        """SIGKILL; when."""
-        at = now_ms()
+    async def kill(self, victim: Instance) -> list[Running]:
+        """SIGKILL; the attempts it had on its way.
+
+        It is frozen first, so that its rows can be read before others take them over, and what it has sent arrives.
+        """
+        at, owner = now_ms(), victim.instance_id
+        victim.freeze()
+        running = await self.history.running(owner)
+        await trio.sleep(ARRIVAL_S)
         victim.kill()
         self.disrupt("SIGKILL", at)
-        return at
+        return running
 
     @asynccontextmanager
     async def frozen(self, victim: Instance) -> AsyncIterator[None]:

@@ -37,15 +37,22 @@ KINDS: Final = {
 }
 
 
+LONG_MS: Final = 1000.0
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`lateness_ms`: of each callback that arrived, by when its attempt was first due, least first."""
+    """`lateness_ms`: of each callback that arrived, by when its attempt was first due, least first. `own_lateness_ms`:
+    without the time for which a policy held it back, such as the pace of a backlog after an outage.
+    """
 
     violations: tuple[Violation, ...]
     acknowledged: int
     sends: int
     repeats: int
     lateness_ms: tuple[float, ...]
+    own_lateness_ms: tuple[float, ...]
+    held_back_by: dict[str, int]  # callbacks by the policy that held them back for more than a second
 
     @property
     def counts(self) -> dict[str, int]:
@@ -68,11 +75,14 @@ class Verdict:
 def verdict(ledger: Ledger, rules: Rules | None = None) -> Verdict:
     """Everything that is wrong with a trial, and what it measured."""
     books = Books(ledger, rules or Rules())
+    waits = [(send.arrived_at - books.first_due(send), *books.held_back(send)) for send in ledger.sends]
     acknowledged = {create.task_id for create in ledger.creates if create.result in {"created", "replayed"}}
     return Verdict(
         tuple(violation for check in checks.ALL for violation in check(books)),
         acknowledged=len(acknowledged),
         sends=len(ledger.sends),
         repeats=len(books.repeats),
-        lateness_ms=tuple(sorted(send.arrived_at - books.first_due(send) for send in ledger.sends)),
+        lateness_ms=tuple(sorted(late for late, _, _ in waits)),
+        own_lateness_ms=tuple(sorted(late - held for late, held, _ in waits)),
+        held_back_by=dict(Counter(reason or "unknown" for _, held, reason in waits if held > LONG_MS)),
     )

@@ -47,9 +47,9 @@ async def kill_by_turns(trial: Cluster, rng: Random) -> None:
             await trial.kill_server(rng.uniform(0, 1))
         else:
             victim = rng.choice(trial.instances)
-            trial.kill(victim)
+            await trial.kill(victim)
             await trio.sleep(rng.uniform(0, 1))
-            await victim.start()
+            await trial.start_again(victim)
 
 
 async def test_an_acknowledged_create_survives(database_server: PrivateServer, tmp_path: Path, figure: Figure) -> None:

@@ -24,10 +24,8 @@ Attempt = tuple[str, int, int]
 
 
 async def kill(trial: Cluster, victim: Instance) -> set[Attempt]:
-    """The attempts that its rows say are on their way: it can add none any more."""
-    owner = victim.instance_id
-    trial.kill(victim)
-    return {(one.task_id, one.run, one.attempt) for one in await trial.history.running(owner)}
+    """The attempts that it had on its way."""
+    return {(one.task_id, one.run, one.attempt) for one in await trial.kill(victim)}
 
 
 async def test_only_what_was_running_at_a_kill_is_repeated(

@@ -82,7 +82,7 @@ async def test_a_killed_owner_is_replaced(database_server: PrivateServer, tmp_pa
             for _ in range(ROUNDS):
                 victim = rng.choice(trial.instances)
                 await failovers.begin(victim)
-                trial.kill(victim)
+                await trial.kill(victim)
                 took.append(await failovers.over())
                 await victim.start()
                 await trial.until_shared()
