@@ -8,14 +8,15 @@ for, and the receiver's record, what clients were told and the store are compare
 
     python -m bench.chaos [--store mariadb,mysql] [--seconds 60] [--seed 1] [--rate 60]
 
-The report goes to bench/out; the status is 1 if anything was lost, phantom, early, repeated without a reason …
+The report and the instances' logs go to bench/out. The status is 1 if anything was lost, phantom, early, repeated
+without a reason, or otherwise wrong.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -187,10 +188,12 @@ async def break_things(scene: Scene, seconds: float) -> None:
 
 async def run(kind: Kind, seconds: float, seed: int, rate: float) -> bool:
     rng = Random(seed)
-    with Fleet() as fleet, tempfile.TemporaryDirectory(prefix="taskcenter-chaos-") as directory:
+    logs = OUT / f"chaos-{kind}-{seed}"  # of the instances; those of a former run go
+    shutil.rmtree(logs, ignore_errors=True)
+    with Fleet() as fleet:
         server = fleet.new(kind)
         server.start()
-        async with cluster(server, Path(directory), mood=moody(rng), proxied=True, seed=seed) as trial:
+        async with cluster(server, logs, mood=moody(rng), proxied=True, seed=seed) as trial:
             callers = [await trial.caller(f"shop{number}") for number in range(BUSINESSES)]
             traffic, scene = Traffic(callers, Random(seed + 1)), Scene(trial, rng)
             async with trio.open_nursery() as nursery:
