@@ -40,7 +40,7 @@ class Watched:
     traffic: Traffic
     probes: Probes
 
-    async def normal(self, since: float, timeout_s: float = 40.0) -> None:
+    async def normal(self, since: float, timeout_s: float = 150.0) -> None:
         """Return once every kind of call has succeeded, ready is 200, and a task created since then was called."""
         probe = f"probe-{since:.3f}"
         body = {"business_id": probe, "callback_url": f"{self.receiver.url}/{probe}", "retry_intervals": []}
@@ -56,7 +56,7 @@ class Watched:
     async def felt(self) -> None:
         """Return once callers, readiness and operator have been told that the store is out."""
         since = trio.current_time()
-        with trio.fail_after(40):
+        with trio.fail_after(150):
             while not (
                 any(one.status == 503 for one in self.traffic.said if one.at > since)
                 and any(one.status == 503 for one in self.probes.said if one.at > since)
@@ -127,10 +127,15 @@ class Outage:
         return max(times, default=None)
 
     def improper(self) -> dict[str, int]:
-        """Refusals, and answers about life, that are not as promised: how often."""
-        wrong = [one for one in self.failed if not refused_properly(one)]
-        wrong += [one for one in self.looks if one.what == "live" and one.status != 200]
+        """Answers that are not as promised, refusals and those about life: how often."""
+        wrong = [one for one in self.failed if one.status and not refused_properly(one)]
+        wrong += [one for one in self.looks if one.what == "live" and one.status not in (0, 200)]
         return dict(Counter(f"{one.what}: {one.status} {one.code}" for one in wrong))
+
+    @property
+    def unanswered(self) -> int:
+        """Calls and looks whose connection broke, or to which no answer came in the caller's 20 s."""
+        return sum(not one.status for one in (*self.calls, *self.looks))
 
     def __str__(self) -> str:
         codes = dict(Counter(one.code for one in self.failed))
@@ -176,7 +181,7 @@ async def outage(
 # --- the books ------------------------------------------------------------------------------------------------------
 
 
-async def settled(on: Watched, url: str, timeout_s: float = 60.0) -> Verdict:
+async def settled(on: Watched, url: str, timeout_s: float = 150.0) -> Verdict:
     """What the judge says once the traffic has ended and every task has. `url`: past whatever stands before the store.
 
     Nothing excuses a repeat: no sender was lost.

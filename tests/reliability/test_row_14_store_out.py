@@ -64,6 +64,8 @@ def faults_of(seen: Outage) -> list[str]:
     """What was not as promised."""
     speaks = seen.name in SPEAKS
     wrong = [f"answers: {seen.improper()}"] if seen.improper() else []
+    if seen.unanswered:
+        wrong.append(f"{seen.unanswered} calls had no answer")
     if seen.longest_s > MOST_S + ROOM_S:
         wrong.append(f"a call took {seen.longest_s:.2f} s")
     if not speaks and seen.longest_503_s > MOST_503_S + ROOM_S:
