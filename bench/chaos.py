@@ -155,14 +155,17 @@ FAULTS: Final[dict[str, Callable[[Scene], Awaitable[None]]]] = {
 
 
 def moody(rng: Random) -> Callable[[Call], Answer]:
-    """Most callbacks succeed, a few fail, are put off, or take long."""
+    """Most callbacks succeed, a few fail, are put off, or take long.
+
+    Failures take as long as the others: quicker ones would come in a row at the head of a backlog, and open breakers.
+    """
 
     def decide(_: Call) -> Answer:
         draw = rng.random()
         if draw < 0.05:
-            return Answer(500)
+            return Answer(500, delay_s=0.05)
         if draw < 0.07:
-            return Answer(503, headers={"Retry-After": "1"})
+            return Answer(503, headers={"Retry-After": "1"}, delay_s=0.05)
         return Answer(delay_s=rng.uniform(0.5, 3) if draw < 0.12 else 0.05)
 
     return decide
