@@ -30,7 +30,7 @@ test: .venv/dev.stamp ## run every test, on SQLite, MariaDB and MySQL; PYTEST_AR
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 reliability: .venv/dev.stamp ## show the promises of docs/reliability.md that take long; ROW='09 17' for some rows
-	@sh scripts/prepare-test-servers mariadb mysql browser curl nginx
+	@sh scripts/prepare-test-servers mariadb mysql browser curl nginx faketime
 	@$(BIN)/python scripts/reliability.py $(ROW)
 
 lint: .venv/dev.stamp ## check style, types, layers and known vulnerabilities

@@ -98,15 +98,19 @@ class Clock:
         while (now := self.now_ms_exact()) < at_ms:  # noqa: ASYNC110  # time is what is waited for; a slew moves it
             await trio.sleep((at_ms - now) / 1000.0)
 
+    def begin_with(self, store_ms: float) -> None:
+        """The database server has just told its time; where this machine's is another, that of all instances counts.
+        Only before anything runs by this clock.
+        """
+        if abs(store_ms - self.now_ms_exact()) > STEP_MS:
+            self._offset_ms = store_ms - trio.current_time() * 1000.0
+
     def hear_store(self, store_ms: float, asked_at: float) -> None:
         """The database server, asked at `asked_at` by trio's clock, has just told its time."""
         now = trio.current_time()
         if now - asked_at > READING_S:
             return
-        first = self._store is None
         self._store = (now, store_ms - now * 1000.0)
-        if first and self._follows_wall and abs(self._store[1] - self._offset_ms) > STEP_MS:
-            self._offset_ms = self._store[1]
 
     def observe(self, machine_ms: float) -> bool:
         """Compare with the machine's clock and the server's. Whether engine time has jumped, so that who sleeps until

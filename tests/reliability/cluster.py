@@ -11,14 +11,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import trio
-from tests.flow.kit import Answer, Call, Service, business, metric
+from tests.flow.kit import PROGRAM, Answer, Call, Service, business, metric
 from tests.reliability.books import Rules
 from tests.reliability.history import History, Running
 from tests.reliability.judge import Verdict, verdict
@@ -45,8 +45,16 @@ def leisurely(call: Call) -> Answer:
 class Instance(Service):
     """A service that can also be frozen, and run where others cannot see its process."""
 
-    def __init__(self, database_url: str, directory: Path, *, apart: bool, **settings: str | None) -> None:
-        super().__init__(database_url, directory, **settings)
+    def __init__(
+        self,
+        database_url: str,
+        directory: Path,
+        *,
+        apart: bool = False,
+        program: Sequence[str] = PROGRAM,
+        **settings: str | None,
+    ) -> None:
+        super().__init__(database_url, directory, program=program, **settings)
         self.apart = apart
         if apart:
             self._command = [*APART, *self._command]
@@ -68,6 +76,11 @@ class Instance(Service):
 
     def wake(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
+
+    def set(self, **settings: str | None) -> None:
+        """Variables of its environment from its next launch on; None takes one out."""
+        changed: dict[str, str | None] = {**self._environment, **settings}
+        self._environment = {name: value for name, value in changed.items() if value is not None}
 
     def ask_to_stop(self) -> None:
         """SIGTERM; `ended` or `terminate` waits."""
@@ -98,6 +111,7 @@ class Cluster:
     """What a trial acts on."""
 
     server: PrivateServer
+    url: str  # of its database, without a proxy
     instances: list[Instance]
     proxies: list[FaultProxy]  # one for each instance; none unless asked for
     receiver: Recorder
@@ -219,9 +233,14 @@ async def cluster(
     apart: bool = False,
     proxied: bool = False,
     seed: int = 0,
+    program: Sequence[str] = PROGRAM,
+    own: Callable[[Path], dict[str, str]] = lambda directory: {},
     **settings: str,
 ) -> AsyncIterator[Cluster]:
-    """Ready instances over a new database of `server`; all are gone afterwards, however frozen or killed they are."""
+    """Ready instances over a new database of `server`; all are gone afterwards, however frozen or killed they are.
+
+    `program`: what stands for `taskcenter`. `own`: an instance's own variables, by its directory.
+    """
     server.ensure_running()
     url = server.create_database()
     ledger = Ledger()
@@ -232,7 +251,13 @@ async def cluster(
             for number in range(count if proxied else 0)
         ]
         urls = [proxy.url(url) for proxy in proxies] or [url] * count
-        instances = [_instance(urls[number], directory / f"i{number}", apart, settings) for number in range(count)]
+        homes = [directory / f"i{number}" for number in range(count)]
+        for home in homes:
+            home.mkdir(parents=True)
+        instances = [
+            _instance(url, home, apart, program, {**settings, **own(home)})
+            for url, home in zip(urls, homes, strict=True)
+        ]
         async with trio.open_nursery() as nursery:
             await nursery.start(receiver.serve)
             try:
@@ -240,7 +265,7 @@ async def cluster(
                 async with trio.open_nursery() as starting:
                     for instance in instances[1:]:
                         starting.start_soon(instance.start)
-                made = Cluster(server, instances, proxies, receiver, ledger, History(server, url), stack)
+                made = Cluster(server, url, instances, proxies, receiver, ledger, History(server, url), stack)
                 await made.until_shared()
                 yield made
             finally:
@@ -252,7 +277,6 @@ async def cluster(
     await trio.to_thread.run_sync(server.drop_database, url)
 
 
-def _instance(url: str, directory: Path, apart: bool, settings: dict[str, str]) -> Instance:
-    directory.mkdir(parents=True)
+def _instance(url: str, directory: Path, apart: bool, program: Sequence[str], settings: dict[str, str]) -> Instance:
     # In clear, so that the proxy knows a COMMIT when it sees one.
-    return Instance(f"{url}?ssl-mode=disabled", directory, apart=apart, **settings)
+    return Instance(f"{url}?ssl-mode=disabled", directory, apart=apart, program=program, **settings)

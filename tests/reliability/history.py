@@ -41,13 +41,13 @@ class History:
 
     def __init__(self, server: PrivateServer, url: str) -> None:
         self._server = server
-        self._database = urlsplit(url).path.removeprefix("/")
+        self.database = urlsplit(url).path.removeprefix("/")
 
     async def fetch(self, sql: str) -> list[tuple[Any, ...]]:
         return await trio.to_thread.run_sync(self._fetch, sql)
 
     def _fetch(self, sql: str) -> list[tuple[Any, ...]]:
-        with closing(self._server.connect(self._database)) as connection, connection.cursor() as cursor:
+        with closing(self._server.connect(self.database)) as connection, connection.cursor() as cursor:
             cursor.execute(sql)
             return list(cursor.fetchall())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -96,13 +97,19 @@ class Caller:
     def __init__(self, services: Sequence[Service], token: str, business: str, url: str, ledger: Ledger) -> None:
         """`url`: of the receiver."""
         self._services = services
-        self._business = business
+        self.code = business
         self._url = url
         self._ledger = ledger
         self._turn = count()
         self.manners = Manners()
         self.answered = 0
         self._wire = Wire(token, REQUEST_TIMEOUT_S)
+
+    def through(self, service: Service) -> Caller:
+        """The same client, asking this instance alone."""
+        other = copy(self)
+        other._services = [service]
+        return other
 
     async def create(self, business_id: str, due_ms: float | None = None, **fields: Any) -> str | None:
         """The task's id; None when it was refused. `due_ms`: None for now."""
@@ -164,7 +171,7 @@ class Caller:
         told = {200: "replayed", 201: "created"}
         result = told.get(status, "refused" if 400 <= status < 500 else "unknown")
         due = parse_time(task["execute_at"]) if status in told else None
-        self._ledger.add(Create(self._business, business_id, asked_at, now_ms(), result, task.get("id"), due))
+        self._ledger.add(Create(self.code, business_id, asked_at, now_ms(), result, task.get("id"), due))
 
     async def _ask(self, method: str, path: str, body: Any = None) -> tuple[float, Reply | None]:
         """One try: when it was asked, and its answer; None when there was none, or one that leaves it open (5xx)."""

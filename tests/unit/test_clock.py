@@ -92,12 +92,14 @@ async def test_a_suspended_machines_sleep_is_added_without_asking(autojump_clock
 
 
 async def test_at_the_start_the_servers_clock_decides(autojump_clock: object) -> None:
-    clock = Clock()
-    there = clock.now_ms_exact() + HOUR_MS
-    clock.hear_store(there, trio.current_time())
-    assert clock.now_ms_exact() == pytest.approx(there)
-    clock.hear_store(there + HOUR_MS, trio.current_time())
-    assert clock.now_ms_exact() == pytest.approx(there), "once"
+    clock = Clock(ANCHOR)
+    clock.begin_with(ANCHOR + 4_000)
+    assert clock.now_ms() == ANCHOR, "that is drift"
+    for there in (ANCHOR + HOUR_MS, ANCHOR - 24 * HOUR_MS):
+        clock.begin_with(there)
+        assert clock.now_ms_exact() == pytest.approx(there)
+    clock.hear_store(ANCHOR + HOUR_MS, trio.current_time())
+    assert clock.now_ms_exact() == pytest.approx(ANCHOR - 24 * HOUR_MS), "at the start alone"
 
 
 async def test_a_slow_or_an_old_reading_says_nothing(autojump_clock: object) -> None:

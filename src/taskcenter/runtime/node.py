@@ -105,7 +105,10 @@ async def run_node(settings: Settings, *, ready: Callable[[Started], Awaitable[N
         await _check_keys(store)
         keep_keys(settings, url, keys)
         worker = Worker(metrics) if is_worker() else None
-        node = Node(settings, store, keys, metrics, waits, watch=watch, worker=worker)
+        clock = Clock()
+        if not isinstance(url, SqliteUrl):
+            clock.begin_with(await store.leases.now())
+        node = Node(settings, store, keys, metrics, waits, clock=clock, watch=watch, worker=worker)
         return await node.run(ready)
     finally:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_TIMEOUT_S):
@@ -187,6 +190,7 @@ class Node:
         metrics: Metrics,
         waits: StandingQueue,
         *,
+        clock: Clock,
         watch: StoreWatch,
         worker: Worker | None,
     ) -> None:
@@ -196,7 +200,7 @@ class Node:
         self._metrics = metrics
         self._worker = worker
         self._log = log.get("node")
-        self._clock = Clock()
+        self._clock = clock
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # ids and jitter; secrets have their own source
         self._ids = IdSource(self._rng)
         self._alerts = Alerts(metrics)

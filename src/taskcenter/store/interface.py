@@ -191,6 +191,9 @@ class EngineStore(Protocol):
 
 
 class LeaseStore(Protocol):
+    async def now(self) -> int:
+        """The store's clock, ms since 1970."""
+
     async def register(self, instance_id: str, *, address: str | None, host_identity: str, ttl_ms: int) -> int:
         """A new live row. Returns the store's clock in ms."""
 

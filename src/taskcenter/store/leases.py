@@ -44,6 +44,9 @@ class SqlLeaseStore:
         assert row is not None, "an expression has a value"
         return int(row[0])
 
+    async def now(self) -> int:
+        return await self._database.read(self._now)
+
     async def register(self, instance_id: str, *, address: str | None, host_identity: str, ttl_ms: int) -> int:
         async def work(connection: Connection) -> int:
             now = await self._now(connection)
