@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -103,7 +104,7 @@ def false_server(server_fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Iterat
     copy, clock = server.run.path / "faketime.so", server.run.path / RC
     shutil.copy(library(), copy)
     set_clock(clock, 0)
-    see = lambda path: server.program.seen(path, server.run.path)  # noqa: E731
+    see = partial(server.program.seen, run=server.run.path)
     with monkeypatch.context() as patched:
         for name, value in environment(see(clock), preload=see(copy)).items():
             patched.setenv(name, value)
