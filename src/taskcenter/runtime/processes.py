@@ -20,7 +20,6 @@ import sys
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Final
 
 import trio
@@ -55,11 +54,13 @@ def serve_processes(arguments: list[str], processes: int, settings: Settings, ad
     if settings.log_format is None and sys.stdout.isatty():
         environment["TASKCENTER_LOG_FORMAT"] = "console"
     command = [sys.executable, "-m", "taskcenter", "serve", *arguments]
-    return trio.run(partial(_Parent(command, environment, processes, settings).run))
+    parent = Parent(command, environment, processes, settings.shutdown_grace)
+    log.configure(settings.log_level, settings.log_format, sink=parent.out)
+    return trio.run(parent.run)
 
 
 @dataclass(slots=True, eq=False)
-class _Running:
+class Running:
     """A worker that runs."""
 
     number: int
@@ -72,7 +73,7 @@ class _Running:
 class _Heard:
     """What a worker says."""
 
-    def __init__(self, parent: _Parent, worker: _Running) -> None:
+    def __init__(self, parent: Parent, worker: Running) -> None:
         self._parent = parent
         self._worker = worker
 
@@ -87,27 +88,28 @@ class _Heard:
         """Nothing: a worker asks, or answers."""
 
 
-class _Parent:
-    def __init__(self, command: list[str], environment: Mapping[str, str], processes: int, settings: Settings) -> None:
+class Parent:
+    """`run` it, with the log configured to go to `out`."""
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], processes: int, grace_s: float) -> None:
         self._command = command
         self._environment = environment
         self._processes = processes
-        self._grace_s = settings.shutdown_grace
-        self._out, self._err = Output(STDOUT), Output(STDERR)
-        log.configure(settings.log_level, settings.log_format, sink=self._out)
+        self._grace_s = grace_s
+        self.out, self._err = Output(STDOUT), Output(STDERR)
         self._log = log.get("processes")
-        self._running: set[_Running] = set()
+        self._running: set[Running] = set()
         self._stopping = trio.Event()
         self._served = False
         self._status = 0
         self._metrics = ParentMetrics()
-        self._merged = MergedMetrics(self._metrics.registry)
+        self.merged = MergedMetrics(self._metrics.registry)
         self._metrics.workers.labels("wanted").set(processes)
         self._rounds, self._asking = 0, trio.Lock()
 
     async def run(self) -> int:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._out.pass_own)
+            nursery.start_soon(self.out.pass_own)
             async with trio.open_nursery() as signals:
                 signals.start_soon(self._pass_signals)
                 signals.start_soon(self._end_overstayers)
@@ -117,7 +119,7 @@ class _Parent:
                         workers.start_soon(self._keep_alive, number)
                 signals.cancel_scope.cancel()
             self._log.info("all processes have ended", status=self._status)
-            self._out.close()
+            self.out.close()
             nursery.cancel_scope.deadline = trio.current_time() + LAST_LINES_S
         return self._status
 
@@ -170,7 +172,7 @@ class _Parent:
             if self._stopping.is_set():  # the signal came while it was being started
                 worker.process.terminate()
             async with trio.open_nursery() as alive:
-                alive.start_soon(self._watch, worker)
+                alive.start_soon(self.watch, worker)
                 status = await worker.process.wait()
                 alive.cancel_scope.cancel()
             self._running.discard(worker)
@@ -179,7 +181,7 @@ class _Parent:
         self._tell_how_many_serve()
         return status
 
-    async def _watch(self, worker: _Running) -> None:
+    async def watch(self, worker: Running) -> None:
         """Kill it when its loop has not answered for a while. A pause of this process counts as one missed answer."""
         missed = 0
         while missed < MISSED_PINGS:
@@ -192,7 +194,7 @@ class _Parent:
         self._log.error("worker does not answer", worker=worker.number, pid=worker.process.pid)
         worker.process.kill()
 
-    async def _start(self, number: int, nursery: trio.Nursery) -> _Running:
+    async def _start(self, number: int, nursery: trio.Nursery) -> Running:
         """Start it; its pipes and its socket are read in `nursery` until they end with it. Raises `OSError`."""
         with ExitStack() as ours, ExitStack() as theirs:
             mine, its = socket.socketpair()
@@ -213,14 +215,14 @@ class _Parent:
                 process_group=0,
             )
             ours.pop_all()
-        worker = _Running(number, process, self._merged.join(number))
+        worker = Running(number, process, self.merged.join(number))
         worker.link = Link(trio.SocketStream(trio.socket.from_stdlib_socket(mine)), _Heard(self, worker))
         nursery.start_soon(worker.link.run)
-        nursery.start_soon(self._out.pass_on, out)
+        nursery.start_soon(self.out.pass_on, out)
         nursery.start_soon(self._err.pass_on, err, f"worker {number}: ".encode())
         return worker
 
-    def serves(self, worker: _Running) -> None:
+    def serves(self, worker: Running) -> None:
         """It takes requests."""
         worker.serving = self._served = True
         self._tell_how_many_serve()
@@ -243,10 +245,10 @@ class _Parent:
                     for worker in self._running:
                         nursery.start_soon(_ask_for_counts, worker)
         encode, content_type = choose_encoder(accept)
-        return [encode(self._merged).decode(), content_type]
+        return [encode(self.merged).decode(), content_type]
 
 
-async def _ask_for_counts(worker: _Running) -> None:
+async def _ask_for_counts(worker: Running) -> None:
     """One that does not answer in time is shown as it was."""
     with suppress(NoAnswer):
         worker.member.update(await worker.link.ask("snapshot", timeout_s=SNAPSHOT_S))
