@@ -288,3 +288,27 @@ async def test_no_sliding_minute_exceeds_the_limit_though_all_is_due_at_once_and
             of_flow = [call.at for call in calls if call.task_id in flow_ids]
             assert all(later - earlier > 20_000 for earlier, later in zip(of_flow, of_flow[4:], strict=False)), code
         assert {call.sender for call in the.receivers.calls} == {"one", "two"}
+
+
+async def test_an_owner_that_gets_its_shards_back_knows_what_another_sent_meanwhile(autojump_clock: object) -> None:
+    flow = {"flow_key": "customer", "flow_limit": {"rate": 4, "period": 40}}
+    async with cluster("one", rate_limit=20) as the:
+        [first] = await the.create()
+        await the.settled([first])
+        one, two = the.instances["one"], await the.join("two")
+        one.line.frozen = trio.Event()  # with an actor that has sent one
+        tasks = [*await the.create(15), *await the.create(6, **flow)]
+        await the.receivers.wait_for(10)
+        assert {call.sender for call in the.receivers.calls[1:]} == {"two"}
+        two.line.cut = True
+        two.crash()
+        one.line.frozen.set()
+        one.line.frozen = None
+        tasks += [*await the.create(20), *await the.create(4, **flow)]
+        await the.settled(tasks, within_s=600)
+        at = [call.at for call in the.receivers.calls]
+        assert all(later - earlier > 60_000 for earlier, later in zip(at, at[20:], strict=False))
+        flowing = {task.id for task in tasks if task.flow_key}
+        of_flow = [call.at for call in the.receivers.calls if call.task_id in flowing]
+        assert all(later - earlier > 40_000 for earlier, later in zip(of_flow, of_flow[4:], strict=False))
+        assert the.receivers.calls[-1].sender == "one"

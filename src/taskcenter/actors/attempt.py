@@ -176,6 +176,8 @@ class Attempt:
         if isinstance(authorized, Faulted):
             return authorized, list(request.headers)
         left_s = timeout_s - (trio.current_time() - began)
+        if left_s <= 0:  # the process stood still meanwhile
+            return Faulted("timeout", f"nothing was sent within {timeout_s:g} s", sent=False), list(request.headers)
         return await actor.client.exchange(authorized, left_s), list(authorized.headers)
 
     def _faulted(self, actor: BusinessActor, error: Exception) -> Faulted:

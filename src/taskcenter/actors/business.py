@@ -27,7 +27,7 @@ from taskcenter.actors.budget import RestartBudget
 from taskcenter.actors.expiry import expire
 from taskcenter.actors.hold import Hold
 from taskcenter.actors.mailbox import Mailbox, Offer
-from taskcenter.actors.past import FlowHistory, rebuild
+from taskcenter.actors.past import FlowHistory, SendHistory, rebuild
 from taskcenter.actors.permit import Permit
 from taskcenter.actors.refill import Refill
 from taskcenter.actors.tools import ActorTools, BusinessMeters
@@ -56,19 +56,11 @@ class BusinessActor:
         self.budget = RestartBudget()
         self.idle_since: int | None = None
         self.client = tools.new_client(business)
-        surroundings = Surroundings(
-            tools.gate, self._outside, self.wake, self.meters.rate_limited, self._on_transition, tools.rng.random
-        )
-        self.admission = Admission(
-            business,
-            surroundings,
-            now_ms=tools.clock.now_ms(),
-            pace=tools.backlog_pace,
-            memory_bytes=tools.business_memory,
-        )
+        self.admission = self.new_admission()
         self.ready = self.admission.ready
         self._store_pause_until = 0
         self._refill = Refill()
+        self._send_history = SendHistory()
         self._flow_history = FlowHistory()
         self._wake = trio.Event()
 
@@ -103,6 +95,7 @@ class BusinessActor:
             continue
         self.ready.clear()
         self._refill.forget()
+        self._send_history.forget()
         for attempt in self.in_flight.values():
             attempt.newer, attempt.dropped = None, True
         self.wake()
@@ -133,6 +126,28 @@ class BusinessActor:
         """What the history tells of the time before. Raises `StoreUnavailable`."""
         await rebuild(self.admission, self.business, self.tools.engine_store, self.tools.clock.now_ms())
 
+    def new_admission(self) -> Admission:
+        """One that knows of no sends yet."""
+        tools = self.tools
+        surroundings = Surroundings(
+            tools.gate, self._outside, self.wake, self.meters.rate_limited, self._on_transition, tools.rng.random
+        )
+        return Admission(
+            self.business,
+            surroundings,
+            now_ms=tools.clock.now_ms(),
+            pace=tools.backlog_pace,
+            memory_bytes=tools.business_memory,
+        )
+
+    def admit_by(self, admission: Admission) -> None:
+        """Go on with what another owner's sends have made of the limits. What is on its way ends by the former ones."""
+        admission.reconfigure(self.business)  # it may have been changed since
+        admission.memory = self.admission.memory
+        for ref in self.ready:
+            admission.ready.push(ref)
+        self.admission, self.ready = admission, admission.ready
+
     async def run(self, attempts: trio.Nursery) -> None:
         """Admit for ever; `attempts` outlives this loop."""
         self.ready.unpark_each()
@@ -156,6 +171,9 @@ class BusinessActor:
         if self._refill.wanted and not self._refill.running and len(self.ready) <= READY_CAPACITY // 2:
             self._refill.running = True
             attempts.start_soon(self._contained, partial(self._refill.run, self))
+        if self._send_history.unread and self.ready and not self._send_history.running:
+            self._send_history.running = True
+            attempts.start_soon(self._contained, partial(self._send_history.run, self))
         for permit in self.admission.round(now):
             self._start(attempts, permit)
         if self.admission.flows.wanted_ms is not None and not self._flow_history.running:
@@ -167,6 +185,8 @@ class BusinessActor:
         """What stops the whole business whatever its limits say."""
         if self.business.status is not BusinessStatus.ACTIVE:
             return Hold("paused", None, f"the business is {self.business.status}")
+        if self._send_history.unread:
+            return Hold("store", None, "what the business's last owner sent is being read")
         if now < self._store_pause_until:
             return Hold("store", self._store_pause_until, "the store did not take the last claim")
         if self.tools.term_of(ref.shard) is None:
