@@ -11,7 +11,7 @@ LOCKS := requirements/build.lock pyproject.toml scripts/build-venv
 WORKERS ?= 2
 export PYTHON
 
-.PHONY: help run test reliability lint fix bench docs lock servers clean
+.PHONY: help run test simulate reliability lint fix bench docs lock servers clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +32,9 @@ test: .venv/dev.stamp ## run every test, on SQLite, MariaDB and MySQL; PYTEST_AR
 reliability: .venv/dev.stamp ## show the promises of docs/reliability.md that take long; ROW='09 17' for some rows
 	@sh scripts/prepare-test-servers mariadb mysql browser curl nginx faketime
 	@$(BIN)/python scripts/reliability.py $(ROW)
+
+simulate: .venv/dev.stamp ## run the simulation; SEEDS=10000 for so many, SEEDS=17..17 for one, SIMULATE_ARGS=--trace to see it
+	@$(BIN)/python -m tests.simulation $(SEEDS) $(SIMULATE_ARGS)
 
 lint: .venv/dev.stamp ## check style, types, layers and known vulnerabilities
 	@sh scripts/lint

@@ -55,6 +55,9 @@ class Model:
     anchor: int = 0
     history: dict[int, str] = field(default_factory=dict)  # number → how the attempt ended
     sent: Task | None = None  # claimed, with no end recorded yet
+    deadline: int | None = None
+    every: int = EVERY_S * 1000
+    most_runs: int = MAX_RUNS
 
     @property
     def recurring(self) -> bool:
@@ -95,30 +98,53 @@ class Model:
             self.status, self.due = "retrying", None
             self.changed()
 
-    def over(self, meaning: str, scheduled_at: int, ended_at: int) -> None:
-        """An attempt ended, at the moment it was sent; a deferral too many is a failure."""
+    def over(
+        self,
+        meaning: str,
+        scheduled_at: int,
+        ended_at: int,
+        *,
+        started_at: int | None = None,
+        waits: int = RETRY_S * 1000,
+    ) -> None:
+        """An attempt ended, at the moment it was sent unless told otherwise; a deferral too many is a failure.
+
+        `waits`: the deferral's, or the retry list's at this place; in ms.
+        """
         self.interruptions = 0
-        if meaning == "deferral" and self.deferrals < MOST_DEFERRALS:
+        began_at = max(scheduled_at, ended_at if started_at is None else started_at)
+        again = (meaning == "deferral" and self.deferrals < MOST_DEFERRALS) or (
+            meaning in {"failure", "deferral"} and self.retry < self.retries
+        )
+        if again and self.deadline is not None and ended_at + waits > self.deadline:
+            self.expired()
+        elif meaning == "deferral" and self.deferrals < MOST_DEFERRALS:
             self.deferrals += 1
-            self._waits("retrying", ended_at + RETRY_S * 1000)
+            self._waits("retrying", ended_at + waits)
         elif meaning == "stop":
             self._ended("stopped", "receiver_stopped")
         elif meaning != "success" and self.retry < self.retries:
             self.retry += 1
-            self._waits("retrying", ended_at + RETRY_S * 1000)
+            self._waits("retrying", ended_at + waits)
         elif not self.recurring:
             self._ended(*(("succeeded", None) if meaning == "success" else ("failed", "retries_exhausted")))
         else:
-            self._run_over(meaning, max(scheduled_at, ended_at))
+            self._run_over(meaning, began_at, ended_at)
 
-    def _run_over(self, meaning: str, at: int) -> None:
+    def expired(self) -> None:
+        """Nothing may start any more."""
+        self._ended("failed", "deadline_passed")
+
+    def _run_over(self, meaning: str, began_at: int, ended_at: int) -> None:
+        """The next run is at the first time of the schedule after this one began, or the last one missed meanwhile."""
         self.runs += 1
-        if self.runs >= MAX_RUNS:
+        if self.runs >= self.most_runs:
             good = meaning == "success"
             self._ended(*(("succeeded", "schedule_ended") if good else ("failed", "retries_exhausted")))
             return
         self.run, self.retry, self.deferrals = self.run + 1, 0, 0
-        self._waits("pending", self.anchor + ((at - self.anchor) // (EVERY_S * 1000) + 1) * EVERY_S * 1000)
+        following, missed = (began_at - self.anchor) // self.every + 1, (ended_at - self.anchor) // self.every
+        self._waits("pending", self.anchor + max(0, following, missed) * self.every)
 
     def _waits(self, status: str, due: int) -> None:
         self.status, self.due = status, due

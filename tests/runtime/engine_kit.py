@@ -7,7 +7,7 @@ lease keeper and its claims stand still while the others' time goes on).
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -82,6 +82,27 @@ class LinedStore:
             setattr(self, group, Lined(getattr(store, group), line))
 
 
+def engine_parts(  # noqa: PLR0917  # in the order of `EngineParts`
+    store: Any,
+    clock: Clock,
+    rng: random.Random,
+    metrics: Metrics,
+    identity: str,
+    link: PeerLink | None,
+    *,
+    new_client: Callable[[Business], ScriptedClient],
+    alert: Callable[[str, str], None],
+    ttl_s: float = TTL_S,
+) -> EngineParts:
+    """What an engine of a test is built from."""
+    return EngineParts(
+        store=store, clock=clock, rng=rng, ids=IdSource(rng), metrics=metrics, tracer=AttemptTracer(rng),
+        load_business=store.businesses.get_by_id, new_client=new_client, alert=alert, identity=identity, link=link,
+        lease_ttl_s=ttl_s, max_in_flight=500, store_waits=StandingQueue(100), backlog_pace=1.0,
+        business_memory=64 << 20,
+    )  # fmt: skip
+
+
 @dataclass
 class Instance:
     name: str
@@ -129,14 +150,10 @@ class Cluster:
         identity = f"boot|namespace|{name}|0"  # processes of one machine
         link = PeerLink(UdpSocket("127.0.0.1:0"), KEYS, identity, self.clock, metrics) if self.hints else None
         store: Any = LinedStore(self.store, line)
-        parts = EngineParts(
-            store=store, clock=self.clock, rng=rng, ids=IdSource(rng), metrics=metrics, tracer=AttemptTracer(rng),
-            load_business=store.businesses.get_by_id,
+        parts = engine_parts(
+            store, self.clock, rng, metrics, identity, link,
             new_client=lambda of: ScriptedClient(self.receivers, of, name, hesitates_s=self.hesitates_s),
             alert=lambda rule, text: self.alerts.append((rule, text)),
-            identity=identity, link=link, lease_ttl_s=TTL_S, max_in_flight=500,
-            store_waits=StandingQueue(100),
-            backlog_pace=1.0, business_memory=64 << 20,
         )  # fmt: skip
         instance = self.instances[name] = Instance(name, Engine(parts), metrics, line, link)
         await self.nursery.start(self._run, instance)

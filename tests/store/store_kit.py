@@ -213,16 +213,25 @@ def database_of(store: SqlStore) -> Database:
     return store._database  # a test looks behind the verbs at the rows
 
 
-async def check_books(store: SqlStore) -> None:
+async def check_books(store: SqlStore, business_id: int = BUSINESS) -> None:
     """The ledger says what the rows say, the tags are those of the tasks, the audit chain holds."""
-    counters = await store.businesses.counters(BUSINESS)
-    rows = await fetch(database_of(store), "SELECT status, COUNT(*) FROM tasks WHERE kind = 'callback' GROUP BY status")
+    counters = await store.businesses.counters(business_id)
+    rows = await fetch(
+        database_of(store),
+        "SELECT status, COUNT(*) FROM tasks WHERE kind = 'callback' AND business_id = ? GROUP BY status",
+        (business_id,),
+    )
     found = {Status(word): number for word, number in rows}
     assert counters.created == sum(found.values())
     assert counters.active == sum(found.get(status, 0) for status in ACTIVE)
     for status in TERMINAL:
         assert getattr(counters, status.value) == found.get(status, 0)
-    ((attempts,),) = await fetch(database_of(store), "SELECT COUNT(*) FROM task_executions")
+    ((attempts,),) = await fetch(
+        database_of(store),
+        "SELECT COUNT(*) FROM task_executions e JOIN tasks t ON t.id = e.task_id"
+        " WHERE e.business_id = ? AND t.kind = 'callback'",
+        (business_id,),
+    )
     assert counters.callbacks == attempts
-    entries = await store.audit.page(BUSINESS, None, 100_000)
+    entries = await store.audit.page(business_id, None, 100_000)
     assert verify(reversed(entries)) is None
