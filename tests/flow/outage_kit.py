@@ -208,13 +208,15 @@ def _send(call: Call) -> Send:
 
 
 async def _rows(url: str) -> list[TaskRow]:
+    """Tasks first: an end and its execution are one transaction, so whoever has ended has its executions below."""
+    tasks = await _fetch(url, _TASKS)
     executions: dict[str, list[Execution]] = defaultdict(list)
     for task_id, number, run, attempt, term, status, due, at, duration, answer in await _fetch(url, _EXECUTIONS):
         one = Execution(number, run, attempt, term, _text(status), due, at, at + float(duration), answer)
         executions[_text(task_id)].append(one)
     return [
         TaskRow(_text(task_id), _text(code), _text(name), _text(status), tuple(executions[_text(task_id)]))
-        for task_id, code, name, status in await _fetch(url, _TASKS)
+        for task_id, code, name, status in tasks
     ]
 
 
