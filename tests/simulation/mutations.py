@@ -1,7 +1,7 @@
 """Bugs on purpose. Each is planted in the running code for one test, and the simulation must find it.
 
-They show that a run without a violation means something. What is planted is what a hurried change might leave out: the
-fence, a guard, a wait, a mark in the history.
+They show that a run without a violation means something. What is planted is what a hurried change might leave out: a
+guard, a wait, a mark in the history.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ from taskcenter.actors.committer import Committer
 from taskcenter.actors.outcome import move_after
 from taskcenter.actors.registry import ActorRegistry
 from taskcenter.clock import Clock
-from taskcenter.runtime import leases
 from taskcenter.runtime.engine import Engine
-from taskcenter.store import engine as engine_store
 from taskcenter.store import outcomes, recovery
 from taskcenter.store.engine import SqlEngineStore
 from taskcenter.store.statements import engine as sql
@@ -40,25 +38,6 @@ class Planted:
     @property
     def name(self) -> str:
         return self.plant.__name__
-
-
-class _Anything:
-    """Equal to every term."""
-
-    def get(self, _: int) -> _Anything:
-        return self
-
-    def __eq__(self, other: object) -> bool:
-        return True
-
-    __hash__ = None
-
-
-def claim_without_fence(patch: MonkeyPatch) -> None:
-    async def held(*_: object) -> _Anything:
-        return _Anything()
-
-    patch.setattr(engine_store, "held", held)
 
 
 def claim_of_any_version(patch: MonkeyPatch) -> None:
@@ -90,14 +69,6 @@ def outcome_of_any_claim(patch: MonkeyPatch) -> None:
     patch.setattr(outcomes, "_is_claim_of", lambda head, _: head.status is Status.RUNNING)
     guardless = sql._update(sql._MOVES, {**sql._MOVED, "interruptions": "0"}, "tasks.status = 'running'")
     patch.setattr(sql, "RECORD", guardless)
-
-
-def local_deadline_is_ignored(patch: MonkeyPatch) -> None:
-    patch.setattr(leases.LeaseKeeper, "term_of", lambda self, shard: self._terms.get(shard))
-
-
-def lease_is_counted_on_for_too_long(patch: MonkeyPatch) -> None:
-    patch.setattr(leases, "MARGIN_S", -8.0)
 
 
 def shards_are_released_without_draining(patch: MonkeyPatch) -> None:
@@ -161,13 +132,6 @@ def recovery_marks_nothing(patch: MonkeyPatch) -> None:
 def repeats_are_not_flagged(patch: MonkeyPatch) -> None:
     headers_of = attempt.headers_of
     patch.setattr(attempt, "headers_of", lambda task, *rest: headers_of(replace(task, interruptions=0), *rest))
-
-
-def limiter_is_not_rebuilt(patch: MonkeyPatch) -> None:
-    async def nothing(*_: object) -> None:
-        await trio.lowlevel.checkpoint()
-
-    patch.setattr(business, "rebuild", nothing)
 
 
 def concurrency_is_not_counted(patch: MonkeyPatch) -> None:
