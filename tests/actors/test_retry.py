@@ -29,6 +29,7 @@ def step(
     decision: Decision,
     *,
     attempt: int = 1,
+    manual: bool = False,
     deferrals: int = 0,
     intervals: tuple[int, ...] = (1000, 5000),
     deadline_ms: int | None = None,
@@ -36,6 +37,7 @@ def step(
     return next_step(
         decision,
         attempt=attempt,
+        manual=manual,
         deferrals=deferrals,
         retry_intervals_ms=intervals,
         ended_ms=END,
@@ -47,6 +49,14 @@ def test_attempt_k_plus_1_is_due_the_kth_interval_after_attempt_k_ended() -> Non
     assert step(FAILED, attempt=1) == RetryAt(END + 1000, 2)
     assert step(FAILED, attempt=2) == RetryAt(END + 5000, 3)
     assert step(FAILED, attempt=3) == GiveUp(FinishReason.RETRIES_EXHAUSTED)
+
+
+def test_a_retry_that_was_asked_for_before_its_time_is_not_used_up() -> None:
+    assert step(FAILED, attempt=2, manual=True) == RetryAt(END + 1000, 2)
+    assert step(FAILED, attempt=3, manual=True) == RetryAt(END + 5000, 3), "the last one too"
+    assert step(LATER, attempt=3, manual=True) == Defer(END + 30_000)
+    assert step(FAILED, attempt=4, manual=True) == GiveUp(FinishReason.RETRIES_EXHAUSTED), "of a list cut since"
+    assert step(FAILED, attempt=2, manual=True, deadline_ms=END) == GiveUp(FinishReason.DEADLINE_PASSED)
 
 
 def test_an_empty_list_is_one_attempt() -> None:
@@ -92,6 +102,7 @@ def test_every_run_ends_within_its_list_and_its_deferrals(
         following = next_step(
             decision,
             attempt=attempt,
+            manual=False,
             deferrals=deferrals,
             retry_intervals_ms=intervals,
             ended_ms=now,
@@ -114,14 +125,21 @@ def test_every_run_ends_within_its_list_and_its_deferrals(
     assert sends <= len(intervals) + 1 + MAX_DEFERRALS
 
 
-def test_planned_attempts_stop_at_the_end_of_the_list_and_at_the_deadline() -> None:
-    intervals = (1000, 5000)
-    assert planned_attempts(first_due_ms=100, attempt=1, retry_intervals_ms=intervals, deadline_ms=None) == [
-        100,
-        1100,
-        6100,
-    ]
-    assert planned_attempts(first_due_ms=100, attempt=2, retry_intervals_ms=intervals, deadline_ms=None) == [100, 5100]
-    assert planned_attempts(first_due_ms=100, attempt=3, retry_intervals_ms=intervals, deadline_ms=None) == [100]
-    assert planned_attempts(first_due_ms=100, attempt=1, retry_intervals_ms=intervals, deadline_ms=1100) == [100, 1100]
-    assert planned_attempts(first_due_ms=100, attempt=1, retry_intervals_ms=intervals, deadline_ms=99) == []
+@pytest.mark.parametrize(
+    ("attempt", "manual", "deadline_ms", "planned"),
+    [
+        (1, False, None, [(1, 100), (2, 1100), (3, 6100)]),
+        (2, False, None, [(2, 100), (3, 5100)]),
+        (3, False, None, [(3, 100)]),
+        (2, True, None, [(2, 100), (2, 1100), (3, 6100)]),
+        (3, True, None, [(3, 100), (3, 5100)]),
+        (1, False, 1100, [(1, 100), (2, 1100)]),
+        (1, False, 99, []),
+    ],
+)
+def test_planned_attempts_stop_at_the_end_of_the_list_and_at_the_deadline(
+    attempt: int, manual: bool, deadline_ms: int | None, planned: list[tuple[int, int]]
+) -> None:
+    assert planned == planned_attempts(
+        first_due_ms=100, attempt=attempt, manual=manual, retry_intervals_ms=(1000, 5000), deadline_ms=deadline_ms
+    )

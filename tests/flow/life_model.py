@@ -51,6 +51,7 @@ class Model:
     retry: int = 0
     deferrals: int = 0
     interruptions: int = 0
+    manual: bool = False  # the retry that waits was asked for before its time
     attempts: int = 0
     anchor: int = 0
     history: dict[int, str] = field(default_factory=dict)  # number → how the attempt ended
@@ -82,10 +83,15 @@ class Model:
         self.status, self.attempts, self.due = "running", self.attempts + 1, None
         self.changed()
 
+    def asked_for(self, at: int) -> None:
+        """Run now."""
+        self.due, self.manual = at, self.retry > 0
+        self.changed()
+
     def again(self) -> None:
         """Delivered again."""
         self.status, self.reason, self.due = "pending", None, None
-        self.run, self.retry, self.deferrals, self.interruptions = self.run + 1, 0, 0, 0
+        self.run, self.retry, self.deferrals, self.interruptions, self.manual = self.run + 1, 0, 0, 0, False
         self.changed()
 
     def interrupted(self) -> None:
@@ -113,18 +119,20 @@ class Model:
         """
         self.interruptions = 0
         began_at = max(scheduled_at, ended_at if started_at is None else started_at)
-        again = (meaning == "deferral" and self.deferrals < MOST_DEFERRALS) or (
-            meaning in {"failure", "deferral"} and self.retry < self.retries
-        )
+        deferred = meaning == "deferral" and self.deferrals < MOST_DEFERRALS
+        used = self.retry if self.manual else self.retry + 1
+        failed = meaning in {"failure", "deferral"} and not deferred
+        again = deferred or (failed and used <= self.retries)
+        self.manual = self.manual and deferred
         if again and self.deadline is not None and ended_at + waits > self.deadline:
             self.expired()
-        elif meaning == "deferral" and self.deferrals < MOST_DEFERRALS:
+        elif deferred:
             self.deferrals += 1
             self._waits("retrying", ended_at + waits)
         elif meaning == "stop":
             self._ended("stopped", "receiver_stopped")
-        elif meaning != "success" and self.retry < self.retries:
-            self.retry += 1
+        elif again:
+            self.retry = used
             self._waits("retrying", ended_at + waits)
         elif not self.recurring:
             self._ended(*(("succeeded", None) if meaning == "success" else ("failed", "retries_exhausted")))

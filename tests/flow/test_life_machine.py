@@ -164,8 +164,7 @@ class Life(RuleBasedStateMachine):
         answer = self.call("POST", f"/tasks/{task.id}/run")
         if task.status in WAITING:
             assert answer.status == 200, answer
-            task.due = parse_time(answer.json["updated_at"])
-            task.changed()
+            task.asked_for(parse_time(answer.json["updated_at"]))
         else:
             assert (answer.status, answer.code) == (409, "not_runnable")
 

@@ -109,7 +109,8 @@ class Life:
             self._wrong(move, "the end of an attempt was recorded before its sender heard an answer")
             return
         intervals = [*json.loads(old.retry_intervals), 0]
-        listed = intervals[old.current_retry] if old.current_retry < len(intervals) else 0
+        used = old.current_retry - old.manual
+        listed = intervals[used] if used < len(intervals) else 0
         deferred = one.mood.meaning == "deferral" and old.deferrals < 20
         self.model.over(
             one.mood.meaning, old.scheduled_at, int(one.sender_ended_at), started_at=one.began_at,
@@ -119,7 +120,7 @@ class Life:
     def _adopt(self, row: Row) -> None:
         """What only the caller knows."""
         model = self.model
-        model.retries, model.deadline = row.max_retries, row.deadline_at
+        model.retries, model.deadline, model.manual = row.max_retries, row.deadline_at, bool(row.manual)
         if row.status in WAITING:
             model.due, model.anchor = row.next_execute_at, row.anchor_at
         if row.schedule is not None:
@@ -139,6 +140,8 @@ class Life:
         due, planned = row.next_execute_at, self.model.due
         if (due is None) != (planned is None) or abs((due or 0) - (planned or 0)) > ROUNDED_MS:
             self._wrong(move, f"after {event} due {due}, not {planned}")
+        if row.status in WAITING and bool(row.manual) != self.model.manual:
+            self._wrong(move, f"after {event} {'' if row.manual else 'not '}marked as asked for")
         if (row.finished_at is not None) != (row.status in ENDS):
             self._wrong(move, f"{row.status}, finished at {row.finished_at}")
         self.model.due = due  # to the ms: the next step counts from it

@@ -126,7 +126,9 @@ class Sends:
     # --- all together -------------------------------------------------------------------------------------------
 
     def _repeats(self) -> Iterator[str]:
-        """The same attempt twice: deferred by its receiver, or lost with its sender and then flagged."""
+        """The same attempt twice: deferred by its receiver, lost with its sender and then flagged, or a failed retry
+        that was asked for before its time.
+        """
         attempts: dict[tuple[str, int, int], list[Sent]] = defaultdict(list)
         for sent in (sent for sent in self.world.receivers.sent if sent.left):
             attempts[sent.task_id, sent.run, sent.attempt].append(sent)
@@ -138,7 +140,7 @@ class Sends:
                 elif kept.status is ExecutionStatus.INTERRUPTED:
                     if not again.flagged:
                         yield f"{_told(again)} again, after a loss, and does not say so"
-                elif kept.status is not ExecutionStatus.DEFERRED:
+                elif kept.status is not ExecutionStatus.DEFERRED and not self._claims[former.key].row.manual:
                     yield f"{_told(again)} again, though {_told(former)} ended as {kept.status}"
 
     def _authors(self) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """What the API changes in a task: update, run now, cancel, redeliver; the same on every store."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.store.store_kit import (
@@ -151,6 +152,26 @@ async def test_run_now(store: SqlStore) -> None:
     running = await claim(store, due)
     assert await store.tasks.run_now(BUSINESS, task.id, NOW, audit_entry()) == WrongState(running)
     assert await store.tasks.run_now(OTHER, task.id, NOW, audit_entry()) == Missing()
+
+
+async def test_a_retry_that_was_asked_for_is_marked_until_its_end_is_recorded(store: SqlStore) -> None:
+    (task,) = await create(store, new_task(due_at=NOW))
+    await own_shards(store)
+    waiting: dict[str, Any] = {"status": Status.RETRYING, "current_retry": 1, "next_execute_at": NOW + 9}
+    running = await claim(store, task)
+    await store.engine.record([outcome(running, move(running, **waiting))], NOW)
+    await store.tasks.run_now(BUSINESS, task.id, NOW + 1, audit_entry("task.run"))
+    asked = await store.tasks.get(BUSINESS, task.id)
+    assert asked is not None and (asked.manual, asked.current_retry, asked.next_execute_at) == (True, 1, NOW + 1)
+    again = await claim(store, asked)
+    assert again.manual
+    await store.engine.record([outcome(again, move(again, **waiting, manual=True))], NOW)
+    deferred = await store.tasks.get(BUSINESS, task.id)
+    assert deferred is not None and deferred.manual
+    last = await claim(store, deferred)
+    await store.engine.record([outcome(last, move(last, **waiting))], NOW)
+    failed = await store.tasks.get(BUSINESS, task.id)
+    assert failed is not None and not failed.manual
 
 
 # --- cancel --------------------------------------------------------------------------------------------------------

@@ -71,6 +71,7 @@ def move_after(task: Task, decision: Decision, started_ms: int, ended_ms: int) -
     step = next_step(
         decision,
         attempt=task.current_retry + 1,
+        manual=task.manual,
         deferrals=task.deferrals,
         ended_ms=ended_ms,
         retry_intervals_ms=task.retry_intervals_ms,
@@ -78,10 +79,10 @@ def move_after(task: Task, decision: Decision, started_ms: int, ended_ms: int) -
     )
     error = None if decision.reason is None else decision.reason[:MAX_ERROR_CHARS]
     match step:
-        case RetryAt(due_ms=due_ms):
-            return _waiting(task, Event.RETRY, due_ms, error, current_retry=task.current_retry + 1)
+        case RetryAt(due_ms=due_ms, attempt=attempt):
+            return _waiting(task, Event.RETRY, due_ms, error, current_retry=attempt - 1)
         case Defer(due_ms=due_ms):
-            return _waiting(task, Event.DEFER, due_ms, error, deferrals=task.deferrals + 1)
+            return _waiting(task, Event.DEFER, due_ms, error, deferrals=task.deferrals + 1, manual=task.manual)
         case Finish(status=Status.SUCCEEDED):
             return end_run(task, Event.SUCCEED, None, None, started_ms, ended_ms)
         case Finish(reason=reason):
@@ -164,6 +165,7 @@ def _waiting(
     *,
     current_retry: int | None = None,
     deferrals: int | None = None,
+    manual: bool = False,
 ) -> Move:
     return Move(
         status=after(Status.RUNNING, event),
@@ -173,6 +175,7 @@ def _waiting(
         runs_done=task.runs_done,
         next_execute_at=due_at,
         last_error=error,
+        manual=manual,
     )
 
 

@@ -2,7 +2,8 @@
 
 Rules (CONTRACT.md §4): attempt k+1 is due `retry_intervals[k-1]` after attempt k *ended*. A deferral repeats the same
 attempt at the time the receiver named and uses nothing up, at most 20 times a run; from then on it counts as a failed
-attempt. Nothing is planned past the task's deadline: a due time after it ends the task instead.
+attempt. A retry that was asked for before its time (`manual`) and fails is not used up: it is due again, after its
+interval. Nothing is planned past the task's deadline: a due time after it ends the task instead.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def next_step(
     decision: Decision,
     *,
     attempt: int,
+    manual: bool,
     deferrals: int,
     retry_intervals_ms: Sequence[int],
     ended_ms: int,
@@ -70,24 +72,28 @@ def next_step(
             return Finish(Status.STOPPED, FinishReason.RECEIVER_STOPPED)
         case Deferred(until_ms=until_ms) if deferrals < MAX_DEFERRALS:
             return Defer(until_ms) if _in_time(until_ms, deadline_ms) else GiveUp(FinishReason.DEADLINE_PASSED)
-    if attempt > len(retry_intervals_ms):
+    used = _used(attempt, manual)
+    if used > len(retry_intervals_ms):
         return GiveUp(FinishReason.RETRIES_EXHAUSTED)
-    due_ms = ended_ms + retry_intervals_ms[attempt - 1]
-    return RetryAt(due_ms, attempt + 1) if _in_time(due_ms, deadline_ms) else GiveUp(FinishReason.DEADLINE_PASSED)
+    due_ms = ended_ms + retry_intervals_ms[used - 1]
+    return RetryAt(due_ms, used + 1) if _in_time(due_ms, deadline_ms) else GiveUp(FinishReason.DEADLINE_PASSED)
 
 
 def planned_attempts(
-    *, first_due_ms: int, attempt: int, retry_intervals_ms: Sequence[int], deadline_ms: int | None
-) -> list[int]:
-    """When the attempts from `attempt` on are due if each fails at once: the earliest times, for `explain`."""
-    due_ms, planned = first_due_ms, []
-    for interval_ms in (*retry_intervals_ms[attempt - 1 :], None):
-        if not _in_time(due_ms, deadline_ms):
-            break
-        planned.append(due_ms)
-        if interval_ms is not None:
-            due_ms += interval_ms
-    return planned
+    *, first_due_ms: int, attempt: int, manual: bool, retry_intervals_ms: Sequence[int], deadline_ms: int | None
+) -> list[tuple[int, int]]:
+    """(number, due time) of the attempts from `attempt` on if each fails at once: the earliest times, for `explain`."""
+    used = _used(attempt, manual)
+    due_ms, planned = first_due_ms, [(attempt, first_due_ms)]
+    for number, interval_ms in enumerate(retry_intervals_ms[used - 1 :], used + 1):
+        due_ms += interval_ms
+        planned.append((number, due_ms))
+    return [(number, due_ms) for number, due_ms in planned if _in_time(due_ms, deadline_ms)]
+
+
+def _used(attempt: int, manual: bool) -> int:
+    """The attempts of the list that are used up when this one has failed."""
+    return attempt - 1 if manual else attempt
 
 
 def _in_time(due_ms: int, deadline_ms: int | None) -> bool:

@@ -179,8 +179,9 @@ def _add_changes(blueprint: Blueprint, services: TaskServices) -> None:
     @describe(
         "Run a task now",
         tag=TAG,
-        description="A waiting task becomes due now, without using up a retry. 409 `not_runnable` when an attempt is "
-        "on its way or the task has ended.",
+        description="A waiting task becomes due now, without using up a retry: if a retry that was brought forward so "
+        "fails, it is due again after its interval, as the same attempt. 409 `not_runnable` when an attempt is on its "
+        "way or the task has ended.",
         replies={200: _TASK},
         errors=(409, 422),
     )

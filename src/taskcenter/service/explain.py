@@ -55,7 +55,7 @@ class Explanation:
     detail: str | None
     position: int | None  # in the business's queue of due tasks, from 0
     expected_start_at: int | None
-    planned: list[int]  # due times of the attempts from the next on, if each fails at once
+    planned: list[tuple[int, int]]  # number and due time of the attempts from the next on, if each fails at once
     runs: list[int]  # due times of the runs after the present one
     executions: Sequence[Execution]
 
@@ -95,7 +95,8 @@ def _due(task: Task, now: int) -> str:
     what = f"Attempt {task.current_retry + 1} of {task.max_retries + 1}"
     when = f"is due in {spell_duration(wait_ms)}" if wait_ms > 0 else f"has been due for {spell_duration(-wait_ms)}"
     deferred = f", deferred by its receiver {task.deferrals} of {MAX_DEFERRALS} times" if task.deferrals else ""
-    return f"{what} {when}{deferred}"
+    manual = ", asked for before its time: it uses up no retry" if task.manual else ""
+    return f"{what} {when}{manual}{deferred}"
 
 
 def _known(task: Task, business: Business, now: int) -> WaitView | None:
@@ -120,12 +121,13 @@ async def _asked(task: Task, engine: Engine) -> WaitView:
     return WaitView("owner", None, None, f"shard {task.shard} is run by {here}, which has not taken it up yet")
 
 
-def _planned(task: Task, start_at: int | None) -> list[int]:
+def _planned(task: Task, start_at: int | None) -> list[tuple[int, int]]:
     if task.next_execute_at is None:
         return []
     return planned_attempts(
         first_due_ms=max(task.next_execute_at, start_at or 0),
         attempt=task.current_retry + 1,
+        manual=task.manual,
         retry_intervals_ms=task.retry_intervals_ms,
         deadline_ms=task.deadline_at,
     )
@@ -147,7 +149,6 @@ def _runs(task: Task, now: int) -> list[int]:
 
 def explanation_fields(explanation: Explanation) -> dict[str, Any]:
     task = explanation.task
-    first = task.current_retry + 1
     return {
         "task_id": task.id,
         "business_id": task.business_unique_id,
@@ -160,9 +161,7 @@ def explanation_fields(explanation: Explanation) -> dict[str, Any]:
         "next_execute_at": time_or_none(task.next_execute_at),
         "expected_start_at": time_or_none(explanation.expected_start_at),
         "deferrals": task.deferrals,
-        "planned_attempts": [
-            {"attempt": first + index, "due_at": format_time(at)} for index, at in enumerate(explanation.planned)
-        ],
+        "planned_attempts": [{"attempt": number, "due_at": format_time(at)} for number, at in explanation.planned],
         "planned_runs": [
             {"run": task.run + 1 + index, "due_at": format_time(at)} for index, at in enumerate(explanation.runs)
         ],

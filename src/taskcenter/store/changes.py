@@ -134,9 +134,10 @@ async def run_now(connection: Connection, call: Change) -> ChangeResult:
         return Missing()
     if task.status not in WAITING:
         return WrongState(task)
-    exactly(await connection.execute(sql.RUN_NOW, (call.now, call.now, task.id, task.version)), 1)
+    manual = task.current_retry > 0
+    exactly(await connection.execute(sql.RUN_NOW, (call.now, int(manual), call.now, task.id, task.version)), 1)
     await chains.append_audit(connection, [call.audit])
-    due = replace(task, next_execute_at=call.now, version=task.version + 1, updated_at=call.now)
+    due = replace(task, next_execute_at=call.now, manual=manual, version=task.version + 1, updated_at=call.now)
     return Changed(due, task.status)
 
 
@@ -221,7 +222,7 @@ async def redeliver(connection: Connection, call: Change, due_at: int, max_activ
     await chains.append_audit(connection, [call.audit])
     again = replace(
         task, status=Status.PENDING, run=task.run + 1, current_retry=0, deferrals=0, interruptions=0,
-        finish_reason=None, finished_at=None, last_error=None, next_execute_at=due_at, anchor_at=due_at,
+        manual=False, finish_reason=None, finished_at=None, last_error=None, next_execute_at=due_at, anchor_at=due_at,
         version=task.version + 1, updated_at=call.now,
     )  # fmt: skip
     return Changed(again, task.status)

@@ -29,6 +29,7 @@ class Move:
     next_execute_at: int | None = None
     finish_reason: FinishReason | None = None
     last_error: str | None = None
+    manual: bool = False  # see `Task.manual`
 
 
 @value_class(frozen=True, slots=True)

@@ -206,7 +206,7 @@ def _entry(item: Outcome | Settlement, now: int) -> dict[str, Param]:
     move: Move = item.move
     entry: dict[str, Param] = {
         "id": item.task_id, "version": item.version, "status": move.status, "current_retry": move.current_retry,
-        "deferrals": move.deferrals, "run": move.run, "runs_done": move.runs_done,
+        "deferrals": move.deferrals, "manual": int(move.manual), "run": move.run, "runs_done": move.runs_done,
         "next_execute_at": move.next_execute_at, "finish_reason": move.finish_reason,
         "last_error": clipped(move.last_error), "finished_at": now if move.status in TERMINAL else None, "at": now,
     }  # fmt: skip

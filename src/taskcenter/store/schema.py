@@ -164,6 +164,7 @@ tasks: Final = Table(
     optional("finish_reason", word(32)),
     required("deferrals", SmallInteger),
     required("interruptions", SmallInteger),
+    required("manual", SmallInteger),
     required("run", Integer),
     required("runs_done", Integer),
     required("sends", Integer),

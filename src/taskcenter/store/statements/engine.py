@@ -103,14 +103,15 @@ CLAIM: Final = _update(
 HEAD_COLUMNS: Final = ("id", "kind", "shard", "status", "version", "term", "sends", "interruptions", "next_execute_at")
 HEADS: Final = locking(f"SELECT {', '.join(HEAD_COLUMNS)} FROM tasks WHERE id IN (...)")
 _MOVES: Final = batch(
-    id=ID, version=NUMBER, term=NUMBER, sends=NUMBER, status=WORD, current_retry=NUMBER, deferrals=NUMBER, run=NUMBER,
-    runs_done=NUMBER, next_execute_at=NUMBER, finish_reason=WORD, last_error=TEXT, finished_at=NUMBER,
-    at=NUMBER,
+    id=ID, version=NUMBER, term=NUMBER, sends=NUMBER, status=WORD, current_retry=NUMBER, deferrals=NUMBER,
+    manual=NUMBER, run=NUMBER, runs_done=NUMBER, next_execute_at=NUMBER, finish_reason=WORD, last_error=TEXT,
+    finished_at=NUMBER, at=NUMBER,
 )  # fmt: skip
 _MOVED: Final = {
-    "status": "r.status", "current_retry": "r.current_retry", "deferrals": "r.deferrals", "run": "r.run",
-    "runs_done": "r.runs_done", "next_execute_at": "r.next_execute_at", "finish_reason": "r.finish_reason",
-    "last_error": "r.last_error", "finished_at": "r.finished_at", "version": "tasks.version + 1", "updated_at": "r.at",
+    "status": "r.status", "current_retry": "r.current_retry", "deferrals": "r.deferrals", "manual": "r.manual",
+    "run": "r.run", "runs_done": "r.runs_done", "next_execute_at": "r.next_execute_at",
+    "finish_reason": "r.finish_reason", "last_error": "r.last_error", "finished_at": "r.finished_at",
+    "version": "tasks.version + 1", "updated_at": "r.at",
 }  # fmt: skip
 # running → succeeded | failed | stopped | retrying | pending (next run), by compare-and-set on the claim
 RECORD: Final = _update(

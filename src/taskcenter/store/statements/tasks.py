@@ -10,13 +10,13 @@ COLUMNS: Final = (
     "id", "business_id", "business_code", "shard", "business_unique_id", "callback_url", "callback_host",
     "callback_method", "headers", "payload", "retry_intervals", "timeout_ms", "schedule", "deadline_at", "finish_url",
     "tags", "flow_key", "flow_limit", "kind", "status", "finish_reason", "current_retry", "deferrals", "interruptions",
-    "run", "runs_done", "sends", "term", "scheduled_at", "anchor_at", "next_execute_at", "version", "last_error",
-    "created_at", "updated_at", "finished_at",
+    "manual", "run", "runs_done", "sends", "term", "scheduled_at", "anchor_at", "next_execute_at", "version",
+    "last_error", "created_at", "updated_at", "finished_at",
 )  # fmt: skip
 # How every task begins; all other columns are given.
 NEWBORN: Final = {
     "status": "'pending'", "finish_reason": "NULL", "current_retry": "0", "deferrals": "0", "interruptions": "0",
-    "run": "1", "runs_done": "0", "sends": "0", "term": "0", "version": "1", "last_error": "NULL",
+    "manual": "0", "run": "1", "runs_done": "0", "sends": "0", "term": "0", "version": "1", "last_error": "NULL",
     "finished_at": "NULL",
 }  # fmt: skip
 INSERT_COLUMNS: Final = (*(name for name in COLUMNS if name not in NEWBORN), "request_hash", "max_retries")
@@ -79,7 +79,7 @@ UPDATABLE: Final = frozenset({
 })  # fmt: skip
 # pending | retrying → the same, due now
 RUN_NOW: Final = (
-    "UPDATE tasks SET next_execute_at = ?, version = version + 1, updated_at = ?"
+    "UPDATE tasks SET next_execute_at = ?, manual = ?, version = version + 1, updated_at = ?"
     " WHERE id = ? AND version = ? AND status IN ('pending', 'retrying')"
 )
 # pending | running | retrying → cancelled, for all of the batch
@@ -96,7 +96,7 @@ CANCEL: Final = Query(
 # succeeded | failed | stopped | cancelled → pending, as the next run with the retry list from its start
 REDELIVER: Final = (
     "UPDATE tasks SET status = 'pending', run = run + 1, current_retry = 0, deferrals = 0, interruptions = 0,"
-    " finish_reason = NULL, finished_at = NULL, last_error = NULL, next_execute_at = ?, anchor_at = ?,"
+    " manual = 0, finish_reason = NULL, finished_at = NULL, last_error = NULL, next_execute_at = ?, anchor_at = ?,"
     " version = version + 1, updated_at = ?"
     " WHERE id = ? AND version = ? AND status IN ('succeeded', 'failed', 'stopped', 'cancelled')"
 )

@@ -155,6 +155,7 @@ def tasks() -> None:
         optional("finish_reason", word(32)),
         required("deferrals", sa.SmallInteger),
         required("interruptions", sa.SmallInteger),
+        required("manual", sa.SmallInteger),
         required("run", sa.Integer),
         required("runs_done", sa.Integer),
         required("sends", sa.Integer),
