@@ -47,7 +47,11 @@ class BusinessCache:
 
     async def by_id(self, business_id: int) -> Business | None:
         """Raises `StoreUnavailable`."""
-        return await self._by_id.get(business_id)
+        seen = self._by_id.last_seen(business_id)
+        business = await self._by_id.get(business_id)
+        if business is not None and seen is not None and seen.version < business.version:
+            self._tell(business)  # read here before the poll saw it, which would take it for known
+        return business
 
     async def by_code(self, code: str) -> Business | None:
         """Raises `StoreUnavailable`."""
