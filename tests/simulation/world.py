@@ -130,7 +130,8 @@ class World:
                 await trio.sleep(0.5)
             rested_s = trio.current_time() - began
             await trio.sleep(1)
-        return Rested(rested_s, self._left(), self._unowned(), await self._books())
+        unowned = self._unowned() if rested_s is None else 0  # they may be on the move again
+        return Rested(rested_s, self._left(), unowned, await self._books())
 
     async def _active(self) -> int:
         async def work(connection: Connection) -> int:
