@@ -66,8 +66,9 @@ def test_after_a_long_silence_the_latest_reading_counts() -> None:
 
 def test_after_a_silence_of_the_store_the_others_are_forgiven_for_half_a_lease() -> None:
     watch = Watch(TTL_S)
-    watch.heard(1_000_000, 100.0)
-    assert not watch.forgiving(100.0), "nothing was missed at the start"
+    for beat in range(5):
+        watch.heard(1_000_000 + 2_500 * beat, 90.0 + 2.5 * beat)
+    assert not watch.forgiving(100.0)
     watch.heard(1_005_000, 105.0)
     assert not watch.forgiving(105.0), "two beats that failed are no silence"
     watch.heard(1_020_000, 120.0)
@@ -75,3 +76,13 @@ def test_after_a_silence_of_the_store_the_others_are_forgiven_for_half_a_lease()
     watch.heard(1_022_500, 122.5)
     assert watch.forgiving(124.9)
     assert not watch.forgiving(125.0)
+
+
+def test_who_has_not_watched_for_a_lease_lets_none_run_out() -> None:
+    """The clock may have been set forward a moment before."""
+    watch = Watch(TTL_S)
+    assert watch.forgiving(99.0), "nothing is known of the store's clock"
+    for beat in range(4):
+        watch.heard(HOUR_MS + 2_500 * beat, 100.0 + 2.5 * beat)
+    assert watch.forgiving(109.9)
+    assert not watch.forgiving(110.0)

@@ -61,6 +61,8 @@ class Faults:
                 await self._freeze(process, fault.lasts_s)
             case "cut":
                 await self._cut(process, fault.lasts_s)
+            case "stop under way":
+                await self._stop_under_way(process, fault.upon)
             case "lossy store":
                 await self._lossy(process, fault.lasts_s)
             case "wall step":
@@ -71,6 +73,7 @@ class Faults:
         """The end of all faults that are under way, and of the clocks' errors."""
         for process in self._world.processes:
             process.wire.cut, process.wire.loss, process.wire.slow_s = "", 0.0, 0.0
+            process.wire.let_go()
             process.thaw()
         self._world.server.slow_s = 0.0
         for incident in self.incidents:
@@ -143,6 +146,49 @@ class Faults:
             process.wire.loss = self._rng.choice((0.1, 0.5, 0.9))
             await trio.sleep(lasts_s)
             process.wire.loss = 0.0
+
+    async def _stop_under_way(self, process: Process, lane: str) -> None:
+        """It stops with a statement on its way to the store, which comes in at the worst moment, or at once; it goes
+        on, if it does, right after that.
+        """
+        hold = process.wire.hold(lane)
+        with trio.move_on_after(UPON_S):
+            await hold.reached.wait()
+        late, dies = self._rng.random() < 0.6, self._rng.random() < 0.2
+        if not hold.reached.is_set() or not process.alive or process.frozen:
+            process.wire.let_go()
+        elif dies:
+            self._world.nursery.start_soon(self.crash, process, 0.1)
+            await self._worst_moment(process, lane)
+            process.wire.let_go()
+        else:
+            with self._noted("freeze", process.name):
+                process.freeze()
+                if not late:
+                    process.wire.let_go()
+                await self._worst_moment(process, lane)
+                process.wire.let_go()
+                await trio.sleep(self._rng.choice((0.0, 0.0, 0.5)))
+                process.thaw()
+
+    async def _worst_moment(self, process: Process, lane: str) -> None:
+        """For a claim: another was just given the shard and has claimed nothing yet, so that only the fence refuses it.
+        For the end of an attempt: another, who took it for lost, is just sending it again.
+        """
+        with trio.move_on_after(3 * self._world.shape.ttl_s):
+            await self._succession(process)
+            if lane == "outcomes":
+                await self._world.journal.wait_for(" again", UPON_S)
+
+    async def _succession(self, process: Process) -> None:
+        """Wait until another instance is the owner of a shard of its that has tasks."""
+        former, journal = process.engine.instance_id, self._world.journal
+        while True:
+            shards = {moves[0].row.shard for moves in journal.moves.values()}
+            newest = (of_shard[-1] for shard, of_shard in journal.leases.items() if shard in shards)
+            if any(lease.former_owner == former and lease.owner is not None for lease in newest):
+                return
+            await journal.wait_for("change hands", self._world.shape.ttl_s)
 
     async def _slow(self, fault: Fault) -> None:
         with self._noted("slow store", EVERYBODY):

@@ -108,6 +108,7 @@ class Process:
             self.over.set()
 
     async def _live(self) -> None:
+        await self.store.open()
         async with trio.open_nursery() as whole:
             self._nursery = whole
             await whole.start(self.engine.run)

@@ -1,7 +1,11 @@
 """Bugs on purpose. Each is planted in the running code for one test, and the simulation must find it.
 
-They show that a run without a violation means something. What is planted is what a hurried change might leave out: a
-guard, a wait, a mark in the history.
+They show that a run without a violation means something. What is planted is what a hurried change might leave out: the
+fence, a guard, a wait, a mark in the history.
+
+Not planted, for another guard covers it by design: an outcome that is compared by its term alone or by its number of
+sends alone (a row that another claims has both changed), and the statement `RECORD` without its guard (the row is
+locked, and compared, in the same transaction). What is planted is leaving out both.
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ from taskcenter.actors.committer import Committer
 from taskcenter.actors.outcome import move_after
 from taskcenter.actors.registry import ActorRegistry
 from taskcenter.clock import Clock
+from taskcenter.runtime import leases
 from taskcenter.runtime.engine import Engine
+from taskcenter.store import engine as engine_store
 from taskcenter.store import outcomes, recovery
 from taskcenter.store.engine import SqlEngineStore
 from taskcenter.store.statements import engine as sql
@@ -38,6 +44,25 @@ class Planted:
     @property
     def name(self) -> str:
         return self.plant.__name__
+
+
+class _Anything:
+    """Equal to every term."""
+
+    def get(self, _: int) -> _Anything:
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    __hash__ = None
+
+
+def claim_without_fence(patch: MonkeyPatch) -> None:
+    async def held(*_: object) -> _Anything:
+        return _Anything()
+
+    patch.setattr(engine_store, "held", held)
 
 
 def claim_of_any_version(patch: MonkeyPatch) -> None:
@@ -69,6 +94,14 @@ def outcome_of_any_claim(patch: MonkeyPatch) -> None:
     patch.setattr(outcomes, "_is_claim_of", lambda head, _: head.status is Status.RUNNING)
     guardless = sql._update(sql._MOVES, {**sql._MOVED, "interruptions": "0"}, "tasks.status = 'running'")
     patch.setattr(sql, "RECORD", guardless)
+
+
+def local_deadline_is_ignored(patch: MonkeyPatch) -> None:
+    patch.setattr(leases.LeaseKeeper, "term_of", lambda self, shard: self._terms.get(shard))
+
+
+def outcome_of_another_claim(patch: MonkeyPatch) -> None:
+    patch.setattr(outcomes, "_is_claim_of", lambda head, _: head.status is Status.RUNNING)
 
 
 def shards_are_released_without_draining(patch: MonkeyPatch) -> None:
@@ -134,6 +167,13 @@ def repeats_are_not_flagged(patch: MonkeyPatch) -> None:
     patch.setattr(attempt, "headers_of", lambda task, *rest: headers_of(replace(task, interruptions=0), *rest))
 
 
+def limiter_is_not_rebuilt(patch: MonkeyPatch) -> None:
+    async def nothing(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    patch.setattr(business, "rebuild", nothing)
+
+
 def concurrency_is_not_counted(patch: MonkeyPatch) -> None:
     start = business.BusinessActor._start
 
@@ -189,22 +229,26 @@ def cancel_never_tells_what_is_on_its_way(patch: MonkeyPatch) -> None:
 
 
 PLANTS: Final = (
-    Planted(claim_of_any_version, (1, 5)),
-    Planted(unanswered_claims_are_forgotten, (1,)),
-    Planted(outcome_of_any_claim, (4,)),
-    Planted(shards_are_released_without_draining, (5, 6)),
-    Planted(drain_waits_for_nothing, (5,)),
-    Planted(shards_are_taken_from_the_living, (1, 2)),
-    Planted(recovery_is_left_out, (3,)),
-    Planted(recovery_burns_an_attempt, (3, 4)),
-    Planted(recovery_marks_nothing, (3, 4)),
-    Planted(repeats_are_not_flagged, (3, 4)),
+    Planted(claim_without_fence, (30,)),
+    Planted(local_deadline_is_ignored, (17,)),
+    Planted(claim_of_any_version, (5, 25)),
+    Planted(unanswered_claims_are_forgotten, (29, 39)),
+    Planted(outcome_of_any_claim, (51,)),
+    Planted(outcome_of_another_claim, (51,)),
+    Planted(limiter_is_not_rebuilt, (32, 35)),
+    Planted(shards_are_released_without_draining, (0, 5)),
+    Planted(drain_waits_for_nothing, (96,)),
+    Planted(shards_are_taken_from_the_living, (0, 1)),
+    Planted(recovery_is_left_out, (0, 12)),
+    Planted(recovery_burns_an_attempt, (0, 4)),
+    Planted(recovery_marks_nothing, (0, 4)),
+    Planted(repeats_are_not_flagged, (0, 8)),
     Planted(concurrency_is_not_counted, (0, 1)),
-    Planted(pause_is_not_heard, (3, 10)),
+    Planted(pause_is_not_heard, (3, 8)),
     Planted(retries_count_from_the_start, (0, 1)),
-    Planted(outcomes_are_dropped_on_error, (1,)),
-    Planted(sweep_passes_over_what_is_overdue, (1, 3)),
-    Planted(attempts_start_early, (1, 3)),
-    Planted(withdrawn_attempts_go_on, (0, 7)),
-    Planted(cancel_never_tells_what_is_on_its_way, (0, 2)),
+    Planted(outcomes_are_dropped_on_error, (20,)),
+    Planted(sweep_passes_over_what_is_overdue, (0,)),
+    Planted(attempts_start_early, (1,)),
+    Planted(withdrawn_attempts_go_on, (0,)),
+    Planted(cancel_never_tells_what_is_on_its_way, (0,)),
 )

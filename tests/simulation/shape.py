@@ -17,6 +17,7 @@ UPON: Final = (
     "", "", "running", "running", "sends", "hears", "retrying", "pending", "serves", "change hands", "claims", "claims",
     "outcomes",
 )  # fmt: skip
+UNDER_WAY: Final = 0.2  # the part of the runs in which an instance stops with a statement on its way
 ILL: Final = (
     "broken", "unknown path", "moved", "again", "busy", "at rest", "later", "reset", "refused", "garbage", "hanging",
     "slow", "gone", "stop",
@@ -78,6 +79,10 @@ class Shape:
         faults = tuple(_fault(rng, rng.uniform(0.5, lasts_s * 0.75), ttl_s) for _ in range(number))
         if tight:
             faults += (Fault(rng.choice(("crash", "drain")), rng.uniform(2, 8), 0, ""),)
+        aimed = random.Random(f"under way {seed}")
+        if aimed.random() < UNDER_WAY:
+            ttl_s, instances = 4.0, max(2, instances)
+            faults += (Fault("stop under way", aimed.uniform(0.2, 2), 0, aimed.choice(("claims", "outcomes"))),)
         return cls(
             instances, businesses, lasts_s, moods, faults, ttl_s, rng.choice((0.0, 0.0, 0.3, 1.0)),
             rng.choice((0.0, 0.3)), rng.choice((0.001, 0.05, 3.0)), rng.choice((0.0, 0.0, 0.0, 0.02, 0.3)),

@@ -107,6 +107,15 @@ class _Request:
         self.answered.set()
 
 
+@dataclass
+class Hold:
+    """What is sent over one lane from now on stays on its way until it is let go."""
+
+    lane: str
+    reached: trio.Event = field(default_factory=trio.Event)  # something is held
+    over: trio.Event = field(default_factory=trio.Event)
+
+
 class Wire(WrappedDatabase):
     """One instance's connections."""
 
@@ -119,6 +128,18 @@ class Wire(WrappedDatabase):
         self.cut: Literal["", "refused", "silent"] = ""
         self.loss = 0.0  # the part of the writes whose fate is bad
         self.slow_s = 0.0
+        self._hold: Hold | None = None
+
+    def hold(self, lane: str) -> Hold:
+        self.let_go()
+        self._hold = Hold(lane)
+        return self._hold
+
+    def let_go(self) -> None:
+        """What was held goes on to the server, if its sender could not take it back."""
+        if self._hold is not None:
+            self._hold.over.set()
+            self._hold = None
 
     async def open(self) -> None:
         """The server is open."""
@@ -136,19 +157,20 @@ class Wire(WrappedDatabase):
         fate: Fate = "lost" if self._rng.random() < self.loss / 2 else "well"
         return await self._ask(partial(self._server.database.read, work), fate, writes=False)
 
-    async def write(self, work: Work[T], *, attempts: int = 3) -> T:
+    async def write(self, work: Work[T], *, attempts: int = 3, lane: str = "") -> T:
         fate: Fate = self._rng.choice(FATES) if self._rng.random() < self.loss else "well"
         conflicts = self._rng.randint(1, 2) if fate == "conflict" else 0
         block = partial(self._server.write, self._name, work, attempts, conflicts=conflicts)
-        return await self._ask(block, fate, writes=True)
+        hold = self._hold if self._hold is not None and self._hold.lane == lane else None
+        return await self._ask(block, fate, writes=True, hold=hold)
 
-    async def _ask(self, block: Callable[[], Awaitable[T]], fate: Fate, *, writes: bool) -> T:
+    async def _ask(self, block: Callable[[], Awaitable[T]], fate: Fate, *, writes: bool, hold: Hold | None = None) -> T:
         if self.cut == "refused" or not self.plugged:
             await trio.lowlevel.checkpoint()
             raise StoreFault("refused", "no connection to the store")
         delay_s = LATENCY_S + (self.slow_s + self._server.slow_s) * 2 * self._rng.random()
         request = _Request(committing=writes and self._rng.random() < 0.5)
-        self._server.nursery.start_soon(self._serve, request, block, fate, delay_s)
+        self._server.nursery.start_soon(self._serve, request, block, fate, delay_s, hold)
         try:
             with trio.move_on_after(STATEMENT_TIMEOUT_S):
                 await request.answered.wait()
@@ -172,8 +194,13 @@ class Wire(WrappedDatabase):
             with trio.CancelScope(shield=True), suppress(Exception):
                 await block()
 
-    async def _serve(self, request: _Request, block: Callable[[], Awaitable[Any]], fate: Fate, delay_s: float) -> None:
+    async def _serve(
+        self, request: _Request, block: Callable[[], Awaitable[Any]], fate: Fate, delay_s: float, hold: Hold | None
+    ) -> None:
         await trio.sleep(delay_s)
+        if hold is not None:
+            hold.reached.set()
+            await hold.over.wait()
         if self.cut == "silent" or request.taken or (request.gone and (self.plugged or not request.committing)):
             return
         request.taken = True
@@ -211,4 +238,4 @@ class Lane(WrappedDatabase):
     async def write(self, work: Work[T], *, attempts: int = 3) -> T:
         self.inner.about_to_write(self.name)
         await trio.lowlevel.checkpoint()  # where its process may be stopped
-        return await self.inner.write(work, attempts=attempts)
+        return await self.inner.write(work, attempts=attempts, lane=self.name)
