@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from tests.flow.contract_kit import Live
 from tests.flow.kit import ADMIN_TOKEN, Answer
 from typer.testing import CliRunner
@@ -41,8 +42,12 @@ KEYS = {"TASKCENTER_ENCRYPTION_KEYS": "k1:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYm
 
 
 def taskcenter(*arguments: str, **settings: str) -> Done:
-    """The command, in this process: starting another takes its time."""
-    done = CliRunner().invoke(app, arguments, env=settings)
+    """The command, in this process: starting another takes its time. It sets up the log, for itself alone."""
+    former = structlog.get_config()
+    try:
+        done = CliRunner().invoke(app, arguments, env=settings)
+    finally:
+        structlog.configure(**former)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return Done(done.exit_code, done.stdout, done.stderr)
 

@@ -43,7 +43,8 @@ def _logged_to(note: Note) -> Iterator[None]:
         raise structlog.DropEvent
 
     former = structlog.get_config()
-    structlog.configure(processors=[noting], wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    level = structlog.make_filtering_bound_logger(logging.WARNING)
+    structlog.configure(processors=[noting], wrapper_class=level, cache_logger_on_first_use=False)  # for this run alone
     try:
         yield
     finally:

@@ -133,14 +133,16 @@ async def test_claim_loses_to_every_change(store: SqlStore) -> None:
 
 async def test_stale_term_claims_nothing(store: SqlStore) -> None:
     (task,) = await create(store, new_task())
-    assert await store.engine.claim([request(task, 0)], NOW) != []  # nobody ever owned the shard
-    (task,) = await create(store, new_task())
+    assert await store.engine.claim([request(task, 0)], NOW) == []  # nobody ever owned the shard
     await own_shards(store)
     for term in (0, 2, 99):
         assert await store.engine.claim([request(task, term)], NOW) == []
     assert await store.tasks.get(BUSINESS, task.id) == task
     assert await store.engine.claim([request(task, shard=SHARD + 1)], NOW) == []  # another shard's term proves nothing
     assert len(await store.engine.claim([request(task)], NOW)) == 1
+    (task,) = await create(store, new_task())
+    await store.leases.release("one", {SHARD: TERM})
+    assert await store.engine.claim([request(task)], NOW) == []  # given up, and nobody's yet
 
 
 async def test_missing_shard_row_claims_nothing(store: SqlStore) -> None:
