@@ -6,8 +6,8 @@ receivers answer, what fails (`shape`, `traffic`, `receivers`, `faults`), and in
 
 Real are the engine with leases, committers, actors, wheel and loader, the use cases of the API, and the SQL on SQLite.
 Virtual are time, the network to receivers (`receivers`) and between instances (`datagrams`), and the way to the store
-(`wire`), which loses statements and answers, slows down and is cut. An instance (`instances`) can be crashed, drained
-and stopped as by SIGSTOP (`freezing`).
+(`wire`), which loses statements and answers, holds them up, slows down and is cut. An instance (`instances`) can be
+crashed, drained and stopped as by SIGSTOP (`freezing`).
 
 The store's own triggers keep a journal of every change that was committed (`journal`), the network one of every
 callback that was sent, the clients one of every call and its answer. After each run `invariants` holds the three
