@@ -170,6 +170,11 @@ class Cluster:
             victim.port = port
             self.disrupt("SIGSTOP", at)
 
+    async def freeze(self, victim: Instance, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT after so long."""
+        async with self.frozen(victim):
+            await trio.sleep(seconds)
+
     @asynccontextmanager
     async def partitioned(self, victim: Instance, proxy: FaultProxy) -> AsyncIterator[None]:
         """It cannot reach the store during the block: nothing passes, nothing closes. Callers turn to others."""

@@ -27,7 +27,7 @@ STEPS_S = (HOUR_S, -HOUR_S, DAY_S, -DAY_S, -1)  # the last one is a leap second 
 SERVER_STEPS_S = (60, -60)
 HELD_S = 8.0  # each step
 BLOCKED_S = 8.0
-BUSY_MS = 30_000.0  # later than the promised second by the load of other work, but by no clock: those steps are longer
+LATE_MS = 1000.0  # beyond the pause, as promised; a busy machine adds its own
 CALLBACKS, REQUESTS = 20.0, 5.0  # a second
 RC = "clock"
 
@@ -77,7 +77,7 @@ async def test_an_instances_clock_that_is_set_makes_nothing_early_or_late(
         assert await trial.counted("alerts_total", rule="clock_set") >= len(trial.instances)
         assert not found.violations, str(found)
         assert found.repeats == 0
-        assert found.lateness(1) <= BUSY_MS, str(found)
+        assert found.lateness(1) <= LATE_MS, str(found)
 
 
 async def test_an_instance_that_starts_with_a_false_clock_takes_the_servers(
@@ -94,7 +94,7 @@ async def test_an_instance_that_starts_with_a_false_clock_takes_the_servers(
         found = await trial.judged()
         told(figure, found)
         assert not found.violations, str(found)
-        assert found.lateness(1) <= BUSY_MS, str(found)
+        assert found.lateness(1) <= LATE_MS, str(found)
 
 
 @pytest.fixture
@@ -137,7 +137,7 @@ async def test_a_servers_clock_that_is_set_makes_nothing_early_or_late(
         assert await trial.counted("alerts_total", rule="clock_set") >= len(trial.instances)
         assert not found.violations, str(found)
         assert found.repeats == 0
-        assert found.lateness(1) <= BUSY_MS, str(found)
+        assert found.lateness(1) <= LATE_MS, str(found)
 
 
 async def test_a_process_that_stands_still_is_late_by_its_pause_alone(
@@ -150,7 +150,7 @@ async def test_a_process_that_stands_still_is_late_by_its_pause_alone(
         found = await trial.judged()
         told(figure, found)
         assert not found.violations, str(found)
-        assert found.lateness(1) <= BLOCKED_S * 1000 + BUSY_MS, str(found)
+        assert found.lateness(1) <= BLOCKED_S * 1000 + LATE_MS, str(found)
 
 
 async def patiently(api: Api, body: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +169,7 @@ async def test_after_2038_all_goes_on(tmp_path: Path, figure: Figure) -> None:
     false = environment(tmp_path / RC)
     async with running(f"sqlite:///{tmp_path}/a.db", tmp_path, **false) as (service, receiver):
         receiver.decide = lambda call: Answer(500 if call.headers["x-taskcenter-attempt"] == "1" else 200)
-        async with business(service) as api:
+        async with business(service, breaker={"enabled": False}) as api:
             bodies = [
                 {"business_id": f"t{n}", "callback_url": receiver.url, "delay": n, "retry_intervals": [2]}
                 for n in range(1, 20)
