@@ -243,3 +243,8 @@ async def cluster(
             await made.join(name)
         yield made
         nursery.cancel_scope.cancel()
+
+
+def sizes(the: Cluster) -> list[int]:
+    """How many shards each living instance has, in rising order."""
+    return sorted(len(one.shards) for one in the.instances.values() if not one.over.is_set())
