@@ -26,7 +26,7 @@ from taskcenter.task import TERMINAL, Status
 LATEST: Final = 20  # executions shown with a task
 PAGE_STEP: Final = 50  # rows read at a time: a payload may be 256 KiB
 PAGE_BYTES: Final = 4 * 1024 * 1024  # a page of larger payloads ends early
-IN_FLIGHT_SLACK_MS: Final = 5000
+IN_FLIGHT_SLACK_MS: Final = 305_000  # the longest lease and a little: who claimed it and stood still may send so late
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ class TaskService:
     async def _still_in_flight(self, result: Changed, now: int) -> bool:
         """Of a task cancelled before: whether its last attempt was sent, has no end in the history, and has time left.
 
-        Errs on the side of true for `timeout` and a little: an attempt that was withdrawn unsent has no end either.
+        Errs on the side of true for `timeout` and a lease: an attempt that was withdrawn unsent has no end either.
         """
         task = result.task
         if not task.sends or now > (task.finished_at or 0) + task.timeout_ms + IN_FLIGHT_SLACK_MS:
