@@ -1,7 +1,11 @@
-"""The network and the server fail: nothing is lost, doubled or mixed up, and nobody waits for long."""
+"""The network and the server fail: nothing is lost, doubled or mixed up, and nobody waits for long.
 
-import time
+How long is told by a clock that the test turns: it stands still while anything goes on, and is put forward only when
+everybody waits for what cannot come. So a machine that stalls changes no result here.
+"""
+
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import trio
@@ -17,12 +21,14 @@ from tests.store.connection_kit import (
     scalar,
 )
 from tests.store.fault_proxy import CommitFault, open_proxy
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from taskcenter.errors import CommitUnknown, StoreUnavailable
 from taskcenter.store.connection import Connection, DuplicateKey, StoreFault
 from taskcenter.store.mysql import MysqlDatabase
 
 TRIALS = 50
+IDLE_S = 0.05  # of real time without any event
 
 
 @pytest.fixture(params=["mariadb", "mysql"])
@@ -41,26 +47,38 @@ def url(server: PrivateServer) -> Iterator[str]:
         yield f"{url}?ssl-mode=disabled"
 
 
-async def took(work: Callable[[], Awaitable[object]]) -> tuple[float, str]:
-    """How long a call that fails took, in s, and the kind of its failure."""
-    began = time.monotonic()
+@contextmanager
+def waiting_in_vain(clock: MockClock) -> Iterator[None]:
+    """In the block no server answers: whenever nothing goes on, it is the next deadline's turn."""
+    clock.autojump_threshold = IDLE_S
+    try:
+        yield
+    finally:
+        clock.autojump_threshold = float("inf")
+
+
+async def failing(work: Callable[[], Awaitable[object]]) -> tuple[float, str]:
+    """How long a call that fails took, in s of the test's clock, and the kind of its failure."""
+    began = trio.current_time()
     with pytest.raises(StoreUnavailable) as caught:
         await work()
     kind = caught.value.kind if isinstance(caught.value, StoreFault) else caught.value.code
-    return time.monotonic() - began, kind
+    return trio.current_time() - began, kind
 
 
-async def until_it_works(database: MysqlDatabase, limit_s: float) -> float:
-    """Seconds until a write goes through again."""
-    began = time.monotonic()
-    with trio.fail_after(limit_s):
-        while True:
-            try:
-                await change(database, "INSERT INTO item (word) VALUES ('again')")
-            except StoreUnavailable:
-                await trio.sleep(0.05)
-            else:
-                return time.monotonic() - began
+async def until_it_works(
+    clock: MockClock, database: MysqlDatabase, sql: str = "INSERT INTO item (word) VALUES ('again')"
+) -> float:
+    """Seconds that must pass until a statement goes through again; the clock is put forward after each failure."""
+    began = trio.current_time()
+    while True:
+        try:
+            await change(database, sql)
+        except StoreUnavailable:
+            assert trio.current_time() < began + 30
+            clock.jump(0.05)
+        else:
+            return trio.current_time() - began
 
 
 # --- the riddle of the lost COMMIT ----------------------------------------------------------------------------------
@@ -102,18 +120,27 @@ async def test_a_lost_commit_is_unknown_and_a_repeat_by_key_is_exact(
         assert (statistics.in_use, statistics.waiting) == (0, 0)
 
 
-async def test_a_commit_answered_by_silence_is_unknown_in_time(server: PrivateServer, url: str) -> None:
+async def test_a_commit_answered_by_silence_is_unknown_in_time(
+    server: PrivateServer, url: str, mock_clock: MockClock
+) -> None:
     async with open_proxy(server.host, server.port) as proxy:
         async with opened_mysql(proxy.url(url), statement_timeout_s=0.8) as database:
             proxy.commit_fault, proxy.commit_silent = "reply", True
-            seconds, kind = await took(lambda: change(database, "INSERT INTO item (code) VALUES ('a')"))
-            assert kind == "commit_unknown"
-            assert 0.7 < seconds < 2
+
+            async def work(connection: Connection) -> None:
+                await connection.execute("INSERT INTO item (code) VALUES ('a')")
+                mock_clock.autojump_threshold = IDLE_S  # from here on only the silence is waited for
+
+            seconds, kind = await failing(lambda: database.write(work))
+            mock_clock.autojump_threshold = float("inf")
+            assert (seconds, kind) == (pytest.approx(0.8), "commit_unknown")
             proxy.clear()
             assert await scalar(database, "SELECT COUNT(*) FROM item") == 1
 
 
-async def test_read_only_in_mid_transaction_is_a_plain_no(server: PrivateServer, url: str) -> None:
+async def test_read_only_in_mid_transaction_is_a_plain_no(
+    server: PrivateServer, url: str, mock_clock: MockClock
+) -> None:
     async with opened_mysql(url) as database:
 
         async def work(connection: Connection) -> None:
@@ -121,19 +148,19 @@ async def test_read_only_in_mid_transaction_is_a_plain_no(server: PrivateServer,
             server.execute("SET GLOBAL read_only = 1")
 
         try:
-            assert (await took(lambda: database.write(work)))[1] == "read_only"
-            assert (await took(lambda: change(database, "INSERT INTO item (word) VALUES ('b')")))[1] == "read_only"
+            assert (await failing(lambda: database.write(work)))[1] == "read_only"
+            assert (await failing(lambda: change(database, "INSERT INTO item (word) VALUES ('b')")))[1] == "read_only"
             assert await scalar(database, "SELECT COUNT(*) FROM item") == 0  # reading goes on
         finally:
             server.execute("SET GLOBAL read_only = 0")
-        assert await until_it_works(database, 2) < 1
+        assert await until_it_works(mock_clock, database) < 1
         assert await scalar(database, "SELECT COUNT(*) FROM item") == 1
 
 
 # --- the network ----------------------------------------------------------------------------------------------------
 
 
-async def test_an_answer_cut_anywhere_is_no_answer(server: PrivateServer, url: str) -> None:
+async def test_an_answer_cut_anywhere_is_no_answer(server: PrivateServer, url: str, mock_clock: MockClock) -> None:
     """A connection that breaks after so many bytes of a transaction's answers: a failure or the right rows."""
     make_table(url)
     by_hand(url, "INSERT INTO item (number, word) VALUES (1, 'one'), (2, 'two'), (3, 'three')")
@@ -160,22 +187,11 @@ async def test_an_answer_cut_anywhere_is_no_answer(server: PrivateServer, url: s
                 kinds.append(fault.kind)
             proxy.clear()
             proxy.reset_all()
-            await until_it_works_reading(database)
+            await until_it_works(mock_clock, database, "SELECT 1")
         assert len(kinds) > 20
         assert set(kinds) == {"lost"}
         assert unknown > 0
         await database.aclose()
-
-
-async def until_it_works_reading(database: MysqlDatabase) -> None:
-    with trio.fail_after(3):
-        while True:
-            try:
-                await scalar(database, "SELECT 1")
-            except StoreUnavailable:
-                await trio.sleep(0.02)
-            else:
-                return
 
 
 async def test_slices_of_one_byte_and_latency_only_cost_time(server: PrivateServer, url: str) -> None:
@@ -190,25 +206,28 @@ async def test_slices_of_one_byte_and_latency_only_cost_time(server: PrivateServ
             assert await scalar(database, "SELECT COUNT(*) FROM item") == 50
 
 
-@pytest.mark.real_time
-async def test_silence_costs_the_first_their_time_out_and_the_others_little(server: PrivateServer, url: str) -> None:
+async def test_silence_costs_the_first_their_time_out_and_the_others_little(
+    server: PrivateServer, url: str, mock_clock: MockClock
+) -> None:
     async with open_proxy(server.host, server.port) as proxy:
         limits = {"statement_timeout_s": 1.5, "acquire_timeout_s": 1.0}
         async with opened_mysql(proxy.url(url), pool_size=4, **limits) as database:
             await warm_up(database, 4)
             proxy.black_hole()
-            seconds, kind = await took(lambda: fetch(database, "SELECT 1"))
-            assert (1.4 < seconds < 2.5, kind) == (True, "timeout")
-            # The others are idle, and look well; they must answer a ping first, within 1 s, and then the word is out.
-            seconds, kind = await took(lambda: fetch(database, "SELECT 1"))
-            assert (seconds < 1.4, kind) == (True, "timeout")
-            slow = 0
-            for _ in range(30):
-                slow += (await took(lambda: fetch(database, "SELECT 1")))[0] > 0.05
-                await trio.sleep(0.02)
-            assert slow <= 3  # one at a time looks again
+            with waiting_in_vain(mock_clock):
+                # The first: 1.2 s, then 0.5 s for a look whether the server still speaks to anybody.
+                seconds, kind = await failing(lambda: fetch(database, "SELECT 1"))
+                assert (seconds, kind) == (pytest.approx(1.7), "timeout")
+                # The others are idle and look well; they must answer a ping within 1 s first, and then the word is out.
+                seconds, kind = await failing(lambda: fetch(database, "SELECT 1"))
+                assert (seconds < 1.4, kind) == (True, "timeout")
+                durations = []
+                for _ in range(30):
+                    durations.append((await failing(lambda: fetch(database, "SELECT 1")))[0])
+                    await trio.sleep(0.02)
+            assert sum(duration > 0 for duration in durations) <= 3  # one at a time looks again
             proxy.clear()
-            assert await until_it_works(database, 5) < 2.5
+            assert await until_it_works(mock_clock, database) < 2.5
             statistics = database.statistics()
             assert (statistics.in_use, statistics.waiting) == (0, 0)
 
@@ -230,15 +249,17 @@ async def warm_up(database: MysqlDatabase, connections: int) -> None:
             nursery.start_soon(database.read, work)
 
 
-async def test_refused_connections_fail_at_once_and_a_crowd_does_not_knock(server: PrivateServer, url: str) -> None:
+async def test_refused_connections_fail_at_once_and_a_crowd_does_not_knock(
+    server: PrivateServer, url: str, mock_clock: MockClock
+) -> None:
     async with open_proxy(server.host, server.port) as proxy, opened_mysql(proxy.url(url)) as database:
         proxy.refuse()
         proxy.reset_all()
         kinds: list[str] = []
 
         async def call() -> None:
-            seconds, kind = await took(lambda: fetch(database, "SELECT 1"))
-            assert seconds < 1
+            seconds, kind = await failing(lambda: fetch(database, "SELECT 1"))
+            assert seconds == 0
             kinds.append(kind)
 
         async with trio.open_nursery() as nursery:
@@ -247,25 +268,30 @@ async def test_refused_connections_fail_at_once_and_a_crowd_does_not_knock(serve
         assert set(kinds) <= {"refused", "lost"}
         assert len(kinds) == 100
         proxy.accept()
-        assert await until_it_works(database, 3) < 2
+        await wait_all_tasks_blocked(IDLE_S)  # it listens again
+        assert await until_it_works(mock_clock, database) < 2
 
 
-async def test_a_hanging_login_is_given_up_and_looked_for_by_one_alone(server: PrivateServer, url: str) -> None:
+async def test_a_hanging_login_is_given_up_and_looked_for_by_one_alone(
+    server: PrivateServer, url: str, mock_clock: MockClock
+) -> None:
     async with open_proxy(server.host, server.port) as proxy:
         database = MysqlDatabase(mysql_url(proxy.url(url)), acquire_timeout_s=0.5)
         proxy.black_hole("down")
-        seconds, kind = await took(database.open)
-        assert (0.4 < seconds < 1.5, kind) == (True, "timeout")
-        await trio.sleep(1.01)  # the next may look again
-        before = proxy.connections_total
         durations: list[float] = []
 
         async def call() -> None:
-            durations.append((await took(lambda: fetch(database, "SELECT 1")))[0])
+            seconds, kind = await failing(lambda: fetch(database, "SELECT 1"))
+            assert kind == "timeout"
+            durations.append(seconds)
 
-        async with trio.open_nursery() as nursery:
-            for _ in range(30):
-                nursery.start_soon(call)
+        with waiting_in_vain(mock_clock):
+            assert await failing(database.open) == (pytest.approx(0.5), "timeout")
+            await trio.sleep(1.01)  # the next may look again
+            before = proxy.connections_total
+            async with trio.open_nursery() as nursery:
+                for _ in range(30):
+                    nursery.start_soon(call)
         assert proxy.connections_total == before + 1
-        assert sum(duration > 0.2 for duration in durations) == 1
+        assert sorted(durations) == [0.0] * 29 + [pytest.approx(0.5)]
         await database.aclose()
