@@ -27,11 +27,11 @@ import h11
 import httpx
 import trio
 
-from taskcenter.actors.egress import EgressPolicy
-from taskcenter.actors.exchange import Answered, CallbackRequest
-from taskcenter.actors.resolver import NameService
-from taskcenter.actors.targets import check_url
-from taskcenter.actors.transport import CallbackTransport
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest
+from taskcenter.actors.egress.policy import EgressPolicy
+from taskcenter.actors.egress.resolver import NameService
+from taskcenter.actors.egress.targets import check_url
+from taskcenter.actors.egress.transport import CallbackTransport
 
 BODY = b'{"task_id":"01JD","business_code":"demo","business_id":"order-1","attempt":1,"payload":{"amount":12345}}' * 3
 HEADERS = [

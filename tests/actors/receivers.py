@@ -13,12 +13,12 @@ from typing import Any
 
 import trio
 
-from taskcenter.actors.egress import EgressPolicy
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
-from taskcenter.actors.resolver import NameLookupError
-from taskcenter.actors.targets import check_url
-from taskcenter.actors.transport import CallbackTransport
-from taskcenter.actors.wire import Address
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.egress.policy import EgressPolicy
+from taskcenter.actors.egress.resolver import NameLookupError
+from taskcenter.actors.egress.targets import check_url
+from taskcenter.actors.egress.transport import CallbackTransport
+from taskcenter.actors.egress.wire import Address
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LOOPBACK = EgressPolicy(allowed_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))

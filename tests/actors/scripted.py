@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted, Withheld
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest, Exchange, Faulted, Withheld
 from taskcenter.clock import Clock
 from taskcenter.store.records import Business
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskcenter.actors.addresses import SPECIAL_IPV4, SPECIAL_IPV6, embedded_ipv4, special_purpose
+from taskcenter.actors.egress.addresses import SPECIAL_IPV4, SPECIAL_IPV6, embedded_ipv4, special_purpose
 
 REFUSED = {
     "0.0.0.0": "this network", "0.255.255.255": "this network", "10.0.0.1": "private", "10.255.255.255": "private",

@@ -20,7 +20,7 @@ from taskcenter.actors.answers import (
     parse_retry_after,
     printable,
 )
-from taskcenter.actors.exchange import Answered, Faulted, FaultKind
+from taskcenter.actors.egress.exchange import Answered, Faulted, FaultKind
 from taskcenter.store.records import ExecutionStatus
 
 NOW = 1_445_412_420_000  # Wed, 21 Oct 2015 07:27:00 GMT

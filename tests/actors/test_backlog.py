@@ -9,7 +9,7 @@ from tests.actors.scripted import Call, answered
 from tests.actors.test_limiter import most_in_any_window
 
 from taskcenter.actors.backlog import BURST_MS, LATE_MS, WHOLE, Backlog
-from taskcenter.actors.exchange import Exchange, Faulted
+from taskcenter.actors.egress.exchange import Exchange, Faulted
 from taskcenter.store.records import BusinessStatus
 from taskcenter.task import Status, TaskRef
 

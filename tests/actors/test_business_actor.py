@@ -14,7 +14,7 @@ from tests.actors.scripted import REFUSED, Call, answered, answering
 from taskcenter.actors import business as business_module
 from taskcenter.actors import refill as refill_module
 from taskcenter.actors.breaker import BreakerState
-from taskcenter.actors.exchange import Exchange
+from taskcenter.actors.egress.exchange import Exchange
 from taskcenter.schedule import validate
 from taskcenter.store.records import BusinessStatus, ExecutionStatus
 from taskcenter.task import FinishReason, Status

@@ -18,9 +18,9 @@ from tests.store.store_kit import business
 from trio.testing import MockClock
 
 from taskcenter.actors.client import UNREADABLE, BusinessClient
-from taskcenter.actors.exchange import Answered, Exchange, Faulted
+from taskcenter.actors.egress.exchange import Answered, Exchange, Faulted
+from taskcenter.actors.egress.tls import TlsSettings
 from taskcenter.actors.oauth2 import YOUNG_S
-from taskcenter.actors.tls import TlsSettings
 from taskcenter.store.callback_credentials import BearerAuth, ClientCertificate, OAuth2Auth, Unreadable
 
 TOKEN, SECRET = "canary-token-5e1f", "canary-secret-77aa"

@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from taskcenter.actors.connection_pool import ConnectionPool
-from taskcenter.actors.http1 import Http1Connection
+from taskcenter.actors.egress.connection_pool import ConnectionPool
+from taskcenter.actors.egress.http1 import Http1Connection
 
 A = ("http", "a.example", 80)
 B = ("http", "b.example", 80)

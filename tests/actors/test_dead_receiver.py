@@ -8,7 +8,7 @@ from tests.actors.scripted import Call, answered
 
 from taskcenter.actors.backlog import BURST_MS
 from taskcenter.actors.breaker import BreakerState
-from taskcenter.actors.exchange import Exchange, Faulted
+from taskcenter.actors.egress.exchange import Exchange, Faulted
 from taskcenter.task import Status
 
 REFUSED = Faulted("connection_error", "connection refused", sent=False)

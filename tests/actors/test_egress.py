@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskcenter.actors.egress import CallbackUrlError, EgressPolicy
-from taskcenter.actors.targets import check_url
+from taskcenter.actors.egress.policy import CallbackUrlError, EgressPolicy
+from taskcenter.actors.egress.targets import check_url
 
 PUBLIC_ONLY = EgressPolicy()
 

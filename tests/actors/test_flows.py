@@ -28,7 +28,7 @@ from tests.store.store_kit import (
     signing_secret,
 )
 
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest, Exchange
 from taskcenter.actors.flows import GRAINS, Flow, Flows, FlowWindow
 from taskcenter.clock import Clock
 from taskcenter.ids import IdSource

@@ -9,10 +9,17 @@ import trio
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskcenter.actors import http1
-from taskcenter.actors.exchange import KEPT_BODY_BYTES, MAX_BODY_BYTES, Answered, CallbackRequest, Exchange, Faulted
-from taskcenter.actors.http1 import Http1Connection, Progress, UnwritableRequest, write_request
-from taskcenter.actors.targets import check_url
+from taskcenter.actors.egress import http1
+from taskcenter.actors.egress.exchange import (
+    KEPT_BODY_BYTES,
+    MAX_BODY_BYTES,
+    Answered,
+    CallbackRequest,
+    Exchange,
+    Faulted,
+)
+from taskcenter.actors.egress.http1 import Http1Connection, Progress, UnwritableRequest, write_request
+from taskcenter.actors.egress.targets import check_url
 
 ORIGIN = ("http", "example.com", 80)
 

@@ -9,8 +9,8 @@ import pytest
 import trio
 from tests.actors.receivers import OK, Receiver, answering, receiving, transport_to_loopback
 
-from taskcenter.actors.egress import EgressPolicy
-from taskcenter.actors.httpx_adapter import EgressBlocked, deadline_of
+from taskcenter.actors.egress.httpx_adapter import EgressBlocked, deadline_of
+from taskcenter.actors.egress.policy import EgressPolicy
 
 
 async def test_requests_and_responses() -> None:

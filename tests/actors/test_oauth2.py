@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest, Exchange, Faulted
 from taskcenter.actors.oauth2 import FAILED_FOR_S, YOUNG_S, AccessToken, TokenSource, read_answer, token_request
 from taskcenter.store.callback_credentials import OAuth2Auth
 

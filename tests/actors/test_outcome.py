@@ -10,7 +10,7 @@ import pytest
 from tests.actors.tasks import MINUTE, NOW, attempt_of, claimed
 
 from taskcenter.actors.answers import Decision, Deferred, Retry, Stop, Success, decide
-from taskcenter.actors.exchange import Answered, Exchange, Faulted, FaultKind
+from taskcenter.actors.egress.exchange import Answered, Exchange, Faulted, FaultKind
 from taskcenter.actors.finish import finish_of
 from taskcenter.actors.outcome import (
     FINISH_RETRIES_MS,

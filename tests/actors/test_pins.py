@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskcenter.actors.pins import covered, parse_pin
-from taskcenter.actors.targets import check_url
+from taskcenter.actors.egress.pins import covered, parse_pin
+from taskcenter.actors.egress.targets import check_url
 
 COVERED: list[tuple[str, str]] = [
     ("api.example.com", "https://api.example.com/hook"),

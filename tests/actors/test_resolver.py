@@ -12,8 +12,8 @@ import pytest
 import trio
 import trio.testing
 
-from taskcenter.actors import resolver as resolver_module
-from taskcenter.actors.resolver import FAILURE_TTL_S, TTL_S, NameLookupError, NameService
+from taskcenter.actors.egress import resolver as resolver_module
+from taskcenter.actors.egress.resolver import FAILURE_TTL_S, TTL_S, NameLookupError, NameService
 
 
 class NameServer:

@@ -22,9 +22,9 @@ from tests.actors.receivers import (
     transport_to_loopback,
 )
 
-from taskcenter.actors.exchange import Faulted, Withheld
-from taskcenter.actors.transport import TransportStatistics
-from taskcenter.actors.wire import Address, Wire, dial_tcp
+from taskcenter.actors.egress.exchange import Faulted, Withheld
+from taskcenter.actors.egress.transport import TransportStatistics
+from taskcenter.actors.egress.wire import Address, Wire, dial_tcp
 
 
 async def test_one_connection_serves_many_exchanges() -> None:

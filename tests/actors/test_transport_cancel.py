@@ -21,9 +21,9 @@ from tests.actors.receivers import (
     transport_to_loopback,
 )
 
-from taskcenter.actors.exchange import Answered, Exchange, Faulted
-from taskcenter.actors.transport import CallbackTransport
-from taskcenter.actors.wire import Address, Dial, Wire
+from taskcenter.actors.egress.exchange import Answered, Exchange, Faulted
+from taskcenter.actors.egress.transport import CallbackTransport
+from taskcenter.actors.egress.wire import Address, Dial, Wire
 
 URL = "http://127.0.0.1:81/"
 

@@ -20,9 +20,9 @@ from tests.actors.receivers import (
     transport_to_loopback,
 )
 
-from taskcenter.actors.egress import EgressPolicy
-from taskcenter.actors.exchange import Answered, Faulted
-from taskcenter.actors.wire import Address, Wire, dial_tcp
+from taskcenter.actors.egress.exchange import Answered, Faulted
+from taskcenter.actors.egress.policy import EgressPolicy
+from taskcenter.actors.egress.wire import Address, Wire, dial_tcp
 
 
 @pytest.mark.parametrize(

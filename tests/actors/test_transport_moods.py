@@ -21,9 +21,9 @@ from tests.actors.receivers import (
     transport_to_loopback,
 )
 
-from taskcenter.actors.exchange import Answered, Faulted
-from taskcenter.actors.transport import CallbackTransport
-from taskcenter.actors.wire import Address, Wire
+from taskcenter.actors.egress.exchange import Answered, Faulted
+from taskcenter.actors.egress.transport import CallbackTransport
+from taskcenter.actors.egress.wire import Address, Wire
 
 Mood = Callable[[Receiver, trio.abc.Stream], Awaitable[None]]
 

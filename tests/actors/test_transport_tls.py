@@ -26,10 +26,10 @@ from tests.actors.receivers import (
     transport_to_loopback,
 )
 
-from taskcenter.actors.exchange import Faulted
-from taskcenter.actors.tls import ClientIdentity, TlsSettings, tls_context
-from taskcenter.actors.transport import CallbackTransport
-from taskcenter.actors.wire import TlsWire, dial_tcp
+from taskcenter.actors.egress.exchange import Faulted
+from taskcenter.actors.egress.tls import ClientIdentity, TlsSettings, tls_context
+from taskcenter.actors.egress.transport import CallbackTransport
+from taskcenter.actors.egress.wire import TlsWire, dial_tcp
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from taskcenter.actors.exchange import Answered, Exchange, Faulted
+from taskcenter.actors.egress.exchange import Answered, Exchange, Faulted
 from taskcenter.store.records import Task
 
 QUOTA: Final = 4

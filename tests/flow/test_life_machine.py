@@ -20,8 +20,8 @@ from tests.flow.looping import Loop, looping
 from tests.http.api_kit import URL, Answer
 
 from taskcenter.actors.answers import decide
+from taskcenter.actors.egress.exchange import Exchange
 from taskcenter.actors.ended import Ended, execution_of
-from taskcenter.actors.exchange import Exchange
 from taskcenter.actors.outcome import move_after
 from taskcenter.store.engine_records import Applied, Outcome, Stale, Superseded
 from taskcenter.store.records import Task

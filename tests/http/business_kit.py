@@ -18,7 +18,7 @@ from quart_trio import QuartTrio
 from tests.http.api_kit import Answer, Document, RecordingEngine
 from werkzeug.datastructures import Headers
 
-from taskcenter.actors.egress import EgressPolicy
+from taskcenter.actors.egress.policy import EgressPolicy
 from taskcenter.clock import Clock
 from taskcenter.config import Settings
 from taskcenter.http.app import build_app

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.http.api_kit import NOW, URL, Api
 
-from taskcenter.actors.egress import EgressPolicy
+from taskcenter.actors.egress.policy import EgressPolicy
 from taskcenter.service.task_input import read_task
 from taskcenter.store.records import Business, NewTask, TaskKind
 from taskcenter.task import Status

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from taskcenter.actors.egress import EgressPolicy
+from taskcenter.actors.egress.policy import EgressPolicy
 from taskcenter.errors import InvalidInput
 from taskcenter.service.task_input import Ended, TaskInput, TaskUpdate, read_task, read_update
 from taskcenter.store.records import UNSET, Business, BusinessStatus, NewTask

@@ -18,7 +18,7 @@ from typing import Any, Final
 import trio
 
 from taskcenter.actors.attempt import Attempt
-from taskcenter.actors.http1 import Http1Connection
+from taskcenter.actors.egress.http1 import Http1Connection
 from taskcenter.store.audit import SqlAuditStore
 from taskcenter.store.connection import Connection, Param, Row
 from taskcenter.store.engine import SqlEngineStore

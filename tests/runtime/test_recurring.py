@@ -13,7 +13,7 @@ from tests.actors.scripted import Call, answered, answering
 from tests.runtime.engine_kit import NOW, Cluster, cluster
 from tests.store.store_kit import audit_entry
 
-from taskcenter.actors.exchange import Exchange
+from taskcenter.actors.egress.exchange import Exchange
 from taskcenter.schedule import first_due, validate
 from taskcenter.store.records import Changed, Task, TaskChange
 from taskcenter.task import FinishReason, Status

@@ -12,7 +12,7 @@ from tests.simulation.datagrams import Socket
 from tests.simulation.receivers import Client
 from tests.simulation.wire import Wire
 
-from taskcenter.actors.egress import EgressPolicy
+from taskcenter.actors.egress.policy import EgressPolicy
 from taskcenter.clock import Clock
 from taskcenter.config import Settings
 from taskcenter.errors import TaskCenterError

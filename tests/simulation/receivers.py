@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 from tests.actors.scripted import Call, Receivers, ScriptedClient, answered
 
-from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted, Withheld
+from taskcenter.actors.egress.exchange import CallbackRequest, Exchange, Faulted, Withheld
 
 if TYPE_CHECKING:
     from tests.simulation.instances import Process

@@ -26,7 +26,7 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final, assert_never
 
-from taskcenter.actors.exchange import Answered, Exchange, Faulted
+from taskcenter.actors.egress.exchange import Answered, Exchange, Faulted
 from taskcenter.store.records import ExecutionStatus
 from taskcenter.values import value_class
 

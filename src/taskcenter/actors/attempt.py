@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Final, assert_never
 import trio
 
 from taskcenter.actors.answers import decide
+from taskcenter.actors.egress.exchange import CallbackRequest, Exchange, Faulted, Withheld
+from taskcenter.actors.egress.targets import CallbackUrlError, check_url
 from taskcenter.actors.ended import Ended, execution_of, log_fields
-from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted, Withheld
 from taskcenter.actors.finish import last_of, ref_of
 from taskcenter.actors.message import body_of, headers_of, masked
 from taskcenter.actors.outcome import Health, expired, faulted, finish_call, missed_run, move_after, receiver_health
 from taskcenter.actors.permit import Permit
 from taskcenter.actors.signing import SigningSecret
-from taskcenter.actors.targets import CallbackUrlError, check_url
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.engine_records import Applied, ClaimRequest, Move, Outcome, Stale, Superseded
 from taskcenter.store.records import Execution, Task, TaskKind

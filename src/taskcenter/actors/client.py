@@ -13,12 +13,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.egress.pins import covered
+from taskcenter.actors.egress.tls import ClientIdentity
+from taskcenter.actors.egress.transport import CallbackTransport
 from taskcenter.actors.message import HIDDEN
 from taskcenter.actors.oauth2 import TokenSource
-from taskcenter.actors.pins import covered
-from taskcenter.actors.tls import ClientIdentity
-from taskcenter.actors.transport import CallbackTransport
 from taskcenter.store.callback_credentials import BearerAuth, ClientCertificate, OAuth2Auth, Unreadable
 from taskcenter.store.records import Business
 

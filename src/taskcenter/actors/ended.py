@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from taskcenter.actors.answers import Decision
-from taskcenter.actors.exchange import Answered, Exchange
+from taskcenter.actors.egress.exchange import Answered, Exchange
 from taskcenter.actors.message import webhook_id
 from taskcenter.store.engine_records import Move
 from taskcenter.store.records import Execution, Task

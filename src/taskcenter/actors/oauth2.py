@@ -29,8 +29,8 @@ from urllib.parse import quote_plus, urlencode
 
 import trio
 
-from taskcenter.actors.exchange import Answered, CallbackRequest, Exchange, Faulted
-from taskcenter.actors.targets import CallbackUrlError, check_url
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest, Exchange, Faulted
+from taskcenter.actors.egress.targets import CallbackUrlError, check_url
 from taskcenter.store.callback_credentials import OAuth2Auth
 
 MARGIN_S: Final = 30.0

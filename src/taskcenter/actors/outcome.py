@@ -7,9 +7,9 @@ from enum import Enum
 from typing import Final
 
 from taskcenter.actors.answers import Decision, Deferred, Stop
-from taskcenter.actors.exchange import Exchange, Faulted
+from taskcenter.actors.egress.exchange import Exchange, Faulted
+from taskcenter.actors.egress.targets import check_url
 from taskcenter.actors.retry import Defer, Finish, GiveUp, RetryAt, next_step
-from taskcenter.actors.targets import check_url
 from taskcenter.schedule import next_due
 from taskcenter.store.engine_records import Move, SendPoint
 from taskcenter.store.records import Execution, ExecutionStatus, NewTask, Task, TaskKind

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from taskcenter.actors.breaker import Breaker, BreakerState, Transition
 from taskcenter.actors.committer import Committer
-from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted
+from taskcenter.actors.egress.exchange import CallbackRequest, Exchange, Faulted
 from taskcenter.actors.gate import FairGate
 from taskcenter.actors.signing import SigningSecret
 from taskcenter.clock import Clock

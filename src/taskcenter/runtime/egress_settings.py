@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from taskcenter.actors.egress import EgressPolicy, canonical_pattern
+from taskcenter.actors.egress.policy import EgressPolicy, canonical_pattern
 from taskcenter.config import Settings
 from taskcenter.errors import ConfigError
 

@@ -28,9 +28,9 @@ import trio
 
 from taskcenter import __version__, log, tracing
 from taskcenter.actors.client import BusinessClient
-from taskcenter.actors.resolver import NameService
-from taskcenter.actors.tls import TlsSettings, tls_context
-from taskcenter.actors.transport import CallbackTransport
+from taskcenter.actors.egress.resolver import NameService
+from taskcenter.actors.egress.tls import TlsSettings, tls_context
+from taskcenter.actors.egress.transport import CallbackTransport
 from taskcenter.clock import Clock
 from taskcenter.config import Settings
 from taskcenter.errors import ConfigError

@@ -17,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from taskcenter.actors.pins import parse_pin
-from taskcenter.actors.tls import ClientIdentity, UnusableIdentity, load_identity
+from taskcenter.actors.egress.pins import parse_pin
+from taskcenter.actors.egress.tls import ClientIdentity, UnusableIdentity, load_identity
 from taskcenter.errors import FieldFault, InvalidInput
 from taskcenter.service.callback_credential_schema import (
     CLIENT_AUTHENTICATIONS,

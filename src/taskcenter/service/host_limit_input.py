@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from taskcenter.actors.egress.targets import CallbackUrlError, check_url
 from taskcenter.actors.host_limits import EVERY
-from taskcenter.actors.targets import CallbackUrlError, check_url
 from taskcenter.service.fields import InsideFault, Schema
 from taskcenter.service.task_fields import LIMIT_SCHEMA, read_limit
 

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 import trio
 
-from taskcenter.actors.egress import EgressPolicy
+from taskcenter.actors.egress.policy import EgressPolicy
 from taskcenter.clock import Clock
 from taskcenter.config import Settings
 from taskcenter.ids import IdSource

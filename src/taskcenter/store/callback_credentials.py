@@ -1,7 +1,7 @@
 """What a business shows to its receivers beside the signature: a bearer token, OAuth2 credentials, a certificate.
 
 Sealed at rest as one JSON text each, secrets and the rest alike; opened here and nowhere else. `hosts` says which
-receivers a credential is for (`actors.pins`): no other ever gets it.
+receivers a credential is for (`actors.egress.pins`): no other ever gets it.
 """
 
 from __future__ import annotations

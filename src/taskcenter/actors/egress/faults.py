@@ -6,8 +6,8 @@ import errno
 import ssl
 from typing import Final
 
-from taskcenter.actors.tls import describe_tls_error
-from taskcenter.actors.wire import SocketAddress
+from taskcenter.actors.egress.tls import describe_tls_error
+from taskcenter.actors.egress.wire import SocketAddress
 
 _OURS: Final = {
     errno.EMFILE: "this service is out of file descriptors",

@@ -18,7 +18,7 @@ from typing import Final
 
 import idna
 
-from taskcenter.actors.addresses import IPAddress
+from taskcenter.actors.egress.addresses import IPAddress
 
 MAX_URL_CHARS: Final = 2048
 DEFAULT_PORTS: Final = {"http": 80, "https": 443}

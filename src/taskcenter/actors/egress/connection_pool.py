@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import trio
 
-from taskcenter.actors.http1 import Http1Connection, Origin
+from taskcenter.actors.egress.http1 import Http1Connection, Origin
 
 
 @dataclass(slots=True, eq=False)

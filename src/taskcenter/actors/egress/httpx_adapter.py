@@ -10,8 +10,8 @@ from typing import Final, assert_never
 
 import httpx
 
-from taskcenter.actors.exchange import Answered, CallbackRequest, Faulted
-from taskcenter.actors.targets import CallbackUrlError, check_url
+from taskcenter.actors.egress.exchange import Answered, CallbackRequest, Faulted
+from taskcenter.actors.egress.targets import CallbackUrlError, check_url
 
 DEFAULT_DEADLINE_S: Final = 30.0
 

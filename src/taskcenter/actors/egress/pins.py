@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from taskcenter.actors.targets import CallbackUrlError, ParsedTarget, check_url
+from taskcenter.actors.egress.targets import CallbackUrlError, ParsedTarget, check_url
 
 MAX_PIN_CHARS: Final = 270
 EXAMPLE: Final = "api.example.com, *.example.com or http://10.0.0.7:8080"

@@ -21,9 +21,16 @@ from typing import Final
 import h11
 import trio
 
-from taskcenter.actors.exchange import KEPT_BODY_BYTES, MAX_BODY_BYTES, Answered, CallbackRequest, Exchange, Faulted
-from taskcenter.actors.faults import describe_os_error
-from taskcenter.actors.wire import Wire
+from taskcenter.actors.egress.exchange import (
+    KEPT_BODY_BYTES,
+    MAX_BODY_BYTES,
+    Answered,
+    CallbackRequest,
+    Exchange,
+    Faulted,
+)
+from taskcenter.actors.egress.faults import describe_os_error
+from taskcenter.actors.egress.wire import Wire
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 MAX_HEADERS: Final = 100

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Final, Literal
 
-from taskcenter.actors.targets import ParsedTarget
+from taskcenter.actors.egress.targets import ParsedTarget
 from taskcenter.values import value_class
 
 MAX_BODY_BYTES: Final = 1024 * 1024  # a larger answer is a fault

@@ -22,9 +22,9 @@ from functools import cached_property
 from ipaddress import IPv6Address, ip_address
 from typing import Final
 
-from taskcenter.actors.addresses import IPAddress, IPNetwork, embedded_ipv4, special_purpose
-from taskcenter.actors.targets import DEFAULT_PORTS, CallbackUrlError, ParsedTarget
-from taskcenter.actors.targets import check_url as parse_url
+from taskcenter.actors.egress.addresses import IPAddress, IPNetwork, embedded_ipv4, special_purpose
+from taskcenter.actors.egress.targets import DEFAULT_PORTS, CallbackUrlError, ParsedTarget
+from taskcenter.actors.egress.targets import check_url as parse_url
 
 __all__ = ["CallbackUrlError", "EgressPolicy", "ParsedTarget", "parse_url"]
 

@@ -34,17 +34,17 @@ from typing import Final
 import httpx
 import trio
 
-from taskcenter.actors.connection_pool import ConnectionPool
-from taskcenter.actors.egress import EgressPolicy
-from taskcenter.actors.exchange import CallbackRequest, Exchange, Faulted, Withheld
-from taskcenter.actors.faults import describe_handshake_error, describe_os_error, show_address
-from taskcenter.actors.http1 import Http1Connection, Origin, Progress, UnwritableRequest, write_request
-from taskcenter.actors.httpx_adapter import callback_from_httpx, deadline_of, error_for_httpx, response_for_httpx
-from taskcenter.actors.pins import covered
-from taskcenter.actors.resolver import NameLookupError, Resolver
-from taskcenter.actors.targets import ParsedTarget
-from taskcenter.actors.tls import ClientIdentity, TlsSettings, UnusableIdentity, client_context, tls_context
-from taskcenter.actors.wire import Address, Dial, TlsWire, Wire, dial_tcp
+from taskcenter.actors.egress.connection_pool import ConnectionPool
+from taskcenter.actors.egress.exchange import CallbackRequest, Exchange, Faulted, Withheld
+from taskcenter.actors.egress.faults import describe_handshake_error, describe_os_error, show_address
+from taskcenter.actors.egress.http1 import Http1Connection, Origin, Progress, UnwritableRequest, write_request
+from taskcenter.actors.egress.httpx_adapter import callback_from_httpx, deadline_of, error_for_httpx, response_for_httpx
+from taskcenter.actors.egress.pins import covered
+from taskcenter.actors.egress.policy import EgressPolicy
+from taskcenter.actors.egress.resolver import NameLookupError, Resolver
+from taskcenter.actors.egress.targets import ParsedTarget
+from taskcenter.actors.egress.tls import ClientIdentity, TlsSettings, UnusableIdentity, client_context, tls_context
+from taskcenter.actors.egress.wire import Address, Dial, TlsWire, Wire, dial_tcp
 
 MAX_DIAL_SLICE_S: Final = 1.0
 UNUSABLE_IDENTITY: Final = Faulted(

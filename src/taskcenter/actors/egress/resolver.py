@@ -19,7 +19,7 @@ from typing import Any, Final, Protocol, cast
 
 import trio
 
-from taskcenter.actors.wire import Address
+from taskcenter.actors.egress.wire import Address
 
 TTL_S: Final = 30.0
 FAILURE_TTL_S: Final = 3.0
