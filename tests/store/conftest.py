@@ -7,10 +7,18 @@ import pytest
 from tests.store.sqlite_kit import opened_file
 from tests.store.store_kit import add_business, database_of, opened_store, own_shards, vault
 from tests.store.unanswered import UnansweredDatabase
+from trio.testing import MockClock
 
 from taskcenter.store import migrate
 from taskcenter.store.sql_store import SqlStore, open_store
 from taskcenter.store.sqlite import SqliteDatabase
+
+
+@pytest.fixture
+def passing_clock(mock_clock: MockClock) -> MockClock:
+    """A clock that goes as the real one does, until the test turns it."""
+    mock_clock.rate = 1
+    return mock_clock
 
 
 @pytest.fixture
@@ -79,5 +87,5 @@ async def database(request: pytest.FixtureRequest, path: str) -> AsyncIterator[S
 @pytest.fixture
 async def threaded(path: str) -> AsyncIterator[SqliteDatabase]:
     """The embedded database in threads, with little patience."""
-    async with opened_file(path, read_timeout_s=0.5, busy_timeout_s=0.1) as made:
+    async with opened_file(path, read_timeout_s=0.5, busy_timeout_s=0.1, acquire_timeout_s=30) as made:
         yield made

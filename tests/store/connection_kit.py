@@ -1,6 +1,7 @@
 """What the tests of the two stores' connections share."""
 
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 import pymysql
 import trio
 from tests.servers import PrivateServer
+from trio.testing import MockClock
 
 from taskcenter.store.connection import Connection, Database, Param, Row
 from taskcenter.store.mysql import MysqlDatabase
@@ -19,6 +21,8 @@ from taskcenter.store.sqlite import SqliteDatabase
 from taskcenter.store.url import MysqlUrl, SqliteUrl, parse_database_url
 
 T = TypeVar("T")
+PATIENCE_S = 30.0  # for what comes at once, or within a few s, on a machine that does not stand still
+IDLE_S = 0.05  # of real time without any event
 TABLES = {
     "mysql": (
         "CREATE TABLE item (id BIGINT AUTO_INCREMENT PRIMARY KEY, code VARBINARY(128) NULL UNIQUE, word MEDIUMTEXT,"
@@ -137,18 +141,51 @@ def database_on(server: PrivateServer) -> Iterator[str]:
         server.drop_database(url)
 
 
-async def eventually(condition: Callable[[], object], timeout_s: float = 5) -> None:
-    """Wait for what another process, or a pause of ours, brings about. Synchronous conditions run in a thread."""
-    with trio.fail_after(timeout_s):
-        while not await trio.to_thread.run_sync(condition):
-            await trio.sleep(0.02)
+@contextmanager
+def waiting_in_vain(clock: MockClock) -> Iterator[None]:
+    """In the block no server answers: the clock stands still while anything goes on, then leaps to a deadline."""
+    rate, clock.rate = clock.rate, 0
+    clock.autojump_threshold = IDLE_S
+    try:
+        yield
+    finally:
+        clock.autojump_threshold = float("inf")
+        clock.rate = rate
 
 
-async def eventually_here(condition: Callable[[], Awaitable[object]], timeout_s: float = 5) -> None:
+async def eventually(condition: Callable[[], object], timeout_s: float = PATIENCE_S) -> None:
+    """Wait, in a thread, for what another process or another task brings about; whatever clock the test has."""
+
+    def wait() -> None:
+        until = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < until, f"it did not come about in {timeout_s} s"
+            time.sleep(0.02)
+
+    await trio.to_thread.run_sync(wait)
+
+
+async def eventually_here(condition: Callable[[], Awaitable[object]], timeout_s: float = PATIENCE_S) -> None:
     """The same, for a condition that asks the store."""
     with trio.fail_after(timeout_s):
         while not await condition():
             await trio.sleep(0.02)
+
+
+def sessions(server: PrivateServer) -> int:
+    """Connections of the service's account that the server knows of."""
+    return sum(row[1] == server.user for row in server.execute("SHOW PROCESSLIST"))
+
+
+def running(server: PrivateServer) -> list[int]:
+    """Those of them that are amid a statement."""
+    return [row[0] for row in server.execute("SHOW PROCESSLIST") if row[1] == server.user and row[4] == "Query"]
+
+
+def lock_waits(server: PrivateServer) -> int:
+    """Transactions that wait for a lock."""
+    asked = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_state = 'LOCK WAIT'"
+    return int(server.execute(asked)[0][0])
 
 
 def descriptors() -> int:

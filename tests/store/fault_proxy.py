@@ -111,6 +111,7 @@ class FaultProxy:
         self.commit_share = 1.0  # of the COMMITs, chosen at random
         self.rewrite_greeting: Callable[[bytes], bytes] | None = None  # the first packet a server sends
         self.commit_silent = False  # True: the connection hangs afterwards, instead of being reset
+        self.held = trio.Event()  # since the last `clear`, something has fallen into a black hole
         self.connections_total = 0
         self.commits_total = 0
         self.commits_eaten = 0
@@ -134,6 +135,7 @@ class FaultProxy:
         """End all faults; what a black hole held is passed on."""
         for event in self._clear.values():
             event.set()
+        self.held = trio.Event()
         self._cut = {"up": None, "down": None}
         self.latency_s = self.jitter_s = self.slice_pause_s = 0.0
         self.slice_bytes, self.rewrite_greeting = 0, None
@@ -207,14 +209,14 @@ class FaultProxy:
             while data := await source.receive_some(RECEIVE_BYTES):
                 await self._delay()
                 await self._carry(link, direction, data, sink)
-            await self._clear[direction].wait()
+            await self._passage(direction)
             await sink.send_eof()
         except _ENDS:
             link.reset()
 
     async def _carry(self, link: _Link, direction: Direction, data: bytes, sink: trio.SocketStream) -> None:
         if direction == "down":
-            await self._clear[direction].wait()
+            await self._passage(direction)
             if self.rewrite_greeting is not None and not link.greeted:
                 data = self.rewrite_greeting(data)
             link.greeted = True
@@ -224,7 +226,7 @@ class FaultProxy:
                 link.reset()
             return
         for piece, is_commit in link.scanner.feed(data):
-            await self._clear[direction].wait()
+            await self._passage(direction)
             self.commits_total += is_commit
             fault = self._take_commit_fault() if is_commit else "none"
             link.swallow_reply = link.swallow_reply or fault == "reply"
@@ -232,6 +234,12 @@ class FaultProxy:
                 await self._send(link, direction, piece, sink)
             elif not self.commit_silent:
                 link.reset()
+
+    async def _passage(self, direction: Direction) -> None:
+        """Wait while there is a black hole."""
+        if not self._clear[direction].is_set():
+            self.held.set()
+        await self._clear[direction].wait()
 
     def _take_commit_fault(self) -> CommitFault:
         """What becomes of this COMMIT."""

@@ -5,12 +5,12 @@ everybody waits for what cannot come. So a machine that stalls changes no result
 """
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
 
 import pytest
 import trio
 from tests.servers import PrivateServer
 from tests.store.connection_kit import (
+    IDLE_S,
     by_hand,
     change,
     database_on,
@@ -19,6 +19,7 @@ from tests.store.connection_kit import (
     mysql_url,
     opened_mysql,
     scalar,
+    waiting_in_vain,
 )
 from tests.store.fault_proxy import CommitFault, open_proxy
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -28,7 +29,6 @@ from taskcenter.store.connection import Connection, DuplicateKey, StoreFault
 from taskcenter.store.mysql import MysqlDatabase
 
 TRIALS = 50
-IDLE_S = 0.05  # of real time without any event
 
 
 @pytest.fixture(params=["mariadb", "mysql"])
@@ -45,16 +45,6 @@ def server(
 def url(server: PrivateServer) -> Iterator[str]:
     with database_on(server) as url:
         yield f"{url}?ssl-mode=disabled"
-
-
-@contextmanager
-def waiting_in_vain(clock: MockClock) -> Iterator[None]:
-    """In the block no server answers: whenever nothing goes on, it is the next deadline's turn."""
-    clock.autojump_threshold = IDLE_S
-    try:
-        yield
-    finally:
-        clock.autojump_threshold = float("inf")
 
 
 async def failing(work: Callable[[], Awaitable[object]]) -> tuple[float, str]:

@@ -19,13 +19,17 @@ from tests.store.connection_kit import (
     mysql_url,
     opened_mysql,
     opened_wire,
+    running,
     scalar,
+    sessions,
+    waiting_in_vain,
 )
 from tests.store.fault_proxy import open_proxy
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from taskcenter.store.connection import Connection, StoreFault
 from taskcenter.store.mysql import MysqlDatabase
+from taskcenter.store.mysql_wire import COM_QUERY
 
 
 @pytest.fixture(params=["mariadb", "mysql"])
@@ -41,11 +45,6 @@ def url(server: PrivateServer) -> Iterator[str]:
         yield url
 
 
-def sessions(server: PrivateServer) -> int:
-    """Connections of the service's account that the server knows of."""
-    return sum(row[1] == server.user for row in server.execute("SHOW PROCESSLIST"))
-
-
 def global_status(server: PrivateServer, name: str) -> int:
     return int(server.execute(f"SHOW GLOBAL STATUS LIKE '{name}'")[0][1])
 
@@ -58,7 +57,7 @@ async def hold(database: MysqlDatabase, until: trio.Event, *, task_status: trio.
     await database.read(work)
 
 
-async def test_the_pool_is_bounded_and_waits_in_order(url: str) -> None:
+async def test_the_pool_is_bounded_and_waits_in_order(url: str, mock_clock: MockClock) -> None:
     async with opened_mysql(url, pool_size=2, acquire_timeout_s=0.3) as database:
         order: list[int] = []
 
@@ -70,7 +69,7 @@ async def test_the_pool_is_bounded_and_waits_in_order(url: str) -> None:
         async with trio.open_nursery() as nursery:
             await nursery.start(hold, database, release)
             await nursery.start(hold, database, release)
-            with pytest.raises(StoreFault) as caught:
+            with waiting_in_vain(mock_clock), pytest.raises(StoreFault) as caught:
                 await scalar(database, "SELECT 1")
             assert caught.value.kind == "busy"
             for number in range(5):
@@ -100,13 +99,15 @@ async def test_a_lane_opens_again_after_the_server_ended_it(server: PrivateServe
 
 
 async def test_what_the_server_ended_while_idle_is_not_lent(server: PrivateServer, url: str) -> None:
-    async with opened_mysql(url, pool_size=4, wait_timeout_s=1) as database:
+    async with opened_mysql(url, pool_size=4) as database:
         release = trio.Event()
         async with trio.open_nursery() as nursery:
             for _ in range(4):
                 await nursery.start(hold, database, release)
             release.set()
-        await eventually(lambda: sessions(server) == 0)  # wait_timeout, 1 s
+        for wire in list(database._pool._idle):
+            await wire.command(COM_QUERY + b"SET SESSION wait_timeout = 1")
+        await eventually(lambda: sessions(server) == 0)
         async with trio.open_nursery() as nursery:
             for _ in range(20):
                 nursery.start_soon(change, database, "INSERT INTO item (word) VALUES ('a')")
@@ -115,6 +116,7 @@ async def test_what_the_server_ended_while_idle_is_not_lent(server: PrivateServe
 
 
 async def test_closing_leaves_no_session_and_no_descriptor(server: PrivateServer, url: str) -> None:
+    await eventually(lambda: sessions(server) == 0)  # what came before is over for the server too
     before = descriptors()
     aborted = global_status(server, "Aborted_clients")
     async with opened_mysql(f"{url}?ssl-mode=disabled") as database:
@@ -131,7 +133,7 @@ async def test_closing_leaves_no_session_and_no_descriptor(server: PrivateServer
     assert global_status(server, "Aborted_clients") == aborted
 
 
-async def test_closing_cuts_off_a_running_block(url: str) -> None:
+async def test_closing_cuts_off_a_running_block(server: PrivateServer, url: str) -> None:
     async with opened_mysql(url) as database:
         faults: list[str] = []
 
@@ -142,9 +144,8 @@ async def test_closing_cuts_off_a_running_block(url: str) -> None:
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(slow)
-            await wait_all_tasks_blocked(0.05)
-            with trio.fail_after(1):
-                await database.aclose()
+            await eventually(lambda: running(server))
+            await database.aclose()
         assert faults == ["lost"]
         assert database.statistics().in_use == 0
 
