@@ -111,10 +111,12 @@ async def main(store: str, tasks: int, concurrency: int) -> str:
                 await service.terminate()
     late = [at - due_at for at, due_at in arrivals]
     rate = tasks / max(late) * 1000
-    asked = "" if before.statements is None or after.statements is None else after.statements - before.statements
+    asked = ""
+    if before.statements is not None and after.statements is not None:
+        asked = f"{(after.statements - before.statements) / tasks:.3f}"
     return (
         f"| {store} | {tasks:,} | {rate:,.0f} | {(after.cpu_s - before.cpu_s) / tasks * 1e6:.0f} |"
-        f" {(after.transactions - before.transactions) / tasks:.3f} | {asked and f'{asked / tasks:.3f}'} |"
+        f" {(after.transactions - before.transactions) / tasks:.3f} | {asked} |"
         f" {raw:,.0f} | {own_pool:,.0f} | {percentile(late, 0.5):,.0f}, {percentile(late, 0.99):,.0f} |"
         f" {sum(value < 0 for value in late)} |"
     )

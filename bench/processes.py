@@ -68,8 +68,8 @@ def limited(pids: list[int], share: float | None) -> Iterator[None]:
         yield
     finally:
         for group in groups:
-            for pid in (group / "cgroup.procs").read_text().split():
-                (root / "cgroup.procs").write_text(pid)
+            for member in (group / "cgroup.procs").read_text().split():
+                (root / "cgroup.procs").write_text(member)
             group.rmdir()
 
 

@@ -95,7 +95,7 @@ async def main(store: str, tasks: int, starts: int) -> list[str]:
 
 def row(store: str, tasks: int, starts: list[Start]) -> str:
     def middle(name: str) -> float:
-        return statistics.median(getattr(start, name) for start in starts)
+        return float(statistics.median(getattr(start, name) for start in starts))
 
     ready = f"{middle('ready_s'):.2f} ({min(s.ready_s for s in starts):.2f} – {max(s.ready_s for s in starts):.2f})"
     loaded = f"{middle('loaded_s'):.2f} | {middle('loaded_rss_mib'):.0f}" if tasks else " | "

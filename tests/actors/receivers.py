@@ -133,7 +133,8 @@ class StaticResolver:
 
 
 def transport_to_loopback(**options: Any) -> CallbackTransport:
-    return CallbackTransport(**({"policy": LOOPBACK, "resolver": StaticResolver()} | options))
+    given: dict[str, Any] = {"policy": LOOPBACK, "resolver": StaticResolver()} | options
+    return CallbackTransport(**given)
 
 
 def a_request(url: str, body: bytes = b"{}", method: str = "POST", **headers: str) -> CallbackRequest:

@@ -103,7 +103,7 @@ class ScriptedClient:
         self.business = business
         self.closed = False
 
-    async def authorize(self, request: CallbackRequest, deadline_s: float) -> CallbackRequest:
+    async def authorize(self, request: CallbackRequest, deadline_s: float) -> CallbackRequest | Faulted:
         await trio.sleep(self._hesitates_s)
         return request
 

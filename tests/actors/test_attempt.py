@@ -11,6 +11,7 @@ from tests.actors.scripted import Call, answered, answering
 from tests.store.store_kit import audit_entry
 
 from taskcenter.actors import attempt as attempt_module
+from taskcenter.actors import message
 from taskcenter.errors import StoreUnavailable
 from taskcenter.store.records import ExecutionStatus
 from taskcenter.task import FinishReason, Status
@@ -75,7 +76,7 @@ async def test_an_unknown_task_is_nobodys(autojump_clock: object) -> None:
 async def test_a_bug_in_one_attempt_is_recorded_as_its_fault(
     autojump_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = attempt_module.body_of
+    sound = message.body_of
     async with world() as the:
         [bad] = await the.create(retry_intervals_ms=(5_000,))
         good = await the.create(5)

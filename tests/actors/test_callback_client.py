@@ -45,13 +45,13 @@ def certificate(authority: Authority, *hosts: str) -> ClientCertificate:
 
 async def send(client: BusinessClient, url: str, deadline_s: float = 5, **headers: str) -> Exchange:
     """As an attempt does."""
-    request = await client.authorize(a_request(url, **headers), deadline_s)
+    request = await client.authorize(a_request(url, b"{}", "POST", **headers), deadline_s)
     return request if isinstance(request, Faulted) else await client.exchange(request, deadline_s)
 
 
 async def arrived(client: BusinessClient, receiver: Receiver, url: str, **headers: str) -> str:
     """What the receiver got as Authorization; empty for none."""
-    result = await send(client, url, **headers)
+    result = await send(client, url, 5, **headers)
     assert isinstance(result, Answered), result
     lines = receiver.requests[-1].decode().split("\r\n")
     return next((line.partition(": ")[2] for line in lines if line.lower().startswith("authorization:")), "")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
 import trio
@@ -14,14 +14,16 @@ from taskcenter.errors import CommitUnknown, StoreUnavailable
 from taskcenter.metrics import Metrics
 
 
-def committer(commit: object, *, keep: bool = False) -> Committer[int, int]:
+def committer(
+    commit: Callable[[Sequence[int]], Awaitable[Sequence[int]]], *, keep: bool = False
+) -> Committer[int, int]:
     return Committer(
         "outcome",
         commit,
         metrics=Metrics(),
         rng=random.Random(1),
         gather_s=0.005,
-        keep_until_stored=keep,  # type: ignore[arg-type]  # each test's own
+        keep_until_stored=keep,
     )
 
 

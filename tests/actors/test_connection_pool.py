@@ -9,10 +9,10 @@ import trio
 import trio.testing
 
 from taskcenter.actors.egress.connection_pool import ConnectionPool
-from taskcenter.actors.egress.http1 import Http1Connection
+from taskcenter.actors.egress.http1 import Http1Connection, Origin
 
-A = ("http", "a.example", 80)
-B = ("http", "b.example", 80)
+A = ("http", "a.example", 80, "")
+B = ("http", "b.example", 80, "")
 
 
 class QuietWire:
@@ -49,10 +49,16 @@ def _count_from_zero() -> None:
     QuietWire.open_now = 0
 
 
-def dialled(pool: ConnectionPool, origin: tuple[str, str, int]) -> Http1Connection:
+def dialled(pool: ConnectionPool, origin: Origin) -> Http1Connection:
     connection = Http1Connection(QuietWire(), origin, "192.0.2.1:80", born_at=0.0)
     pool.add(connection)
     return connection
+
+
+def wire_of(connection: Http1Connection) -> QuietWire:
+    wire = connection._wire
+    assert isinstance(wire, QuietWire)
+    return wire
 
 
 async def test_the_last_used_connection_is_taken_first() -> None:
@@ -78,7 +84,7 @@ async def test_dead_ones_are_passed_over_and_closed() -> None:
     for connection in connections:
         pool.give_back(connection, now=1.0)
     for connection in connections[1:]:
-        connection._wire.dead = True  # the peer has hung up
+        wire_of(connection).dead = True  # the peer has hung up
     assert pool.take(A, now=1.0) is connections[0]
     assert (QuietWire.open_now, pool.slots_taken) == (1, 1)
 
@@ -88,7 +94,7 @@ async def test_the_longest_rest_makes_room_for_another_origin() -> None:
     for origin in (A, B):
         await pool.acquire(origin)
         pool.give_back(dialled(pool, origin), now=1.0)
-    assert await pool.acquire(("http", "c.example", 80)) is None
+    assert await pool.acquire(("http", "c.example", 80, "")) is None
     assert pool.take(A, now=1.0) is None
     assert (pool.open, pool.slots_taken) == (1, 2)
     assert pool.take(B, now=1.0) is not None
@@ -100,7 +106,7 @@ async def test_a_waiter_is_handed_a_connection_of_its_origin_and_a_slot_of_anoth
     connection = dialled(pool, A)
     got: list[Http1Connection | None] = []
 
-    async def wants(origin: tuple[str, str, int]) -> None:
+    async def wants(origin: Origin) -> None:
         got.append(await pool.acquire(origin))
 
     async with trio.open_nursery() as nursery:
@@ -170,7 +176,7 @@ async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.M
         assert pool.open == QuietWire.open_now
         assert not (pool.waiting and pool.slots_taken < pool.max_connections)
 
-    async def use(origin: tuple[str, str, int]) -> None:
+    async def use(origin: Origin) -> None:
         connection = pool.take(origin, trio.current_time()) or await pool.acquire(origin)
         if connection is None:
             try:
@@ -188,7 +194,7 @@ async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.M
             pool.drop(connection)
             raise
         connection.reusable = rng.random() < 0.8
-        connection._wire.dead = rng.random() < 0.1
+        wire_of(connection).dead = rng.random() < 0.1
         pool.give_back(connection, trio.current_time())
         check()
 

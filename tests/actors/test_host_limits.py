@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,7 @@ from tests.actors.scripted import answered, answering
 from tests.actors.test_limiter import most_in_any_window
 
 from taskcenter.actors.host_limits import MAX_HOSTS, HostLimits
-from taskcenter.actors.memory import MOST, OVERHEAD, MemoryBudget
+from taskcenter.actors.memory import MOST, OVERHEAD, MemoryBudget, MemoryShare
 from taskcenter.store.records import Task
 
 MINUTE = 60_000
@@ -59,7 +61,7 @@ async def test_a_changed_limit_is_in_force_at_once(autojump_clock: object) -> No
 
 async def test_windows_longer_than_a_minute_outlive_the_actor(autojump_clock: object) -> None:
     limits = {"*": {"rate": 4, "period": 1800}}
-    flow = {"flow_key": "customer-7", "flow_limit": {"rate": 3, "period": 1800}}
+    flow: dict[str, Any] = {"flow_key": "customer-7", "flow_limit": {"rate": 3, "period": 1800}}
     async with world(host_limits=limits) as the:
         first = await run_at(the, "a.test", 3)
         flowing = await the.run(2, callback_url="http://b.test/", callback_host="b.test", **flow)
@@ -113,7 +115,7 @@ def test_hosts_are_bounded() -> None:
 def test_the_sum_never_exceeds_the_capacity_and_one_may_always_pass(
     capacity: int, sizes: list[tuple[int, bool]]
 ) -> None:
-    budget, held = MemoryBudget(capacity), []
+    budget, held = MemoryBudget(capacity), list[MemoryShare]()
     for size, ends in sizes:
         if budget.full:
             assert held

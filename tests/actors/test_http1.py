@@ -21,7 +21,7 @@ from taskcenter.actors.egress.exchange import (
 from taskcenter.actors.egress.http1 import Http1Connection, Progress, UnwritableRequest, write_request
 from taskcenter.actors.egress.targets import check_url
 
-ORIGIN = ("http", "example.com", 80)
+ORIGIN = ("http", "example.com", 80, "")
 
 
 class ScriptedWire:

@@ -158,7 +158,7 @@ class Service:
         self.launch()
         with trio.move_on_after(READY_TIMEOUT_S):
             while not await self.is_ready():
-                assert self._process.poll() is None, f"the service ended: {self.tail()}"
+                assert self._process is not None and self._process.poll() is None, f"the service ended: {self.tail()}"
                 await trio.sleep(0.05)
             return
         raise AssertionError(f"not ready in {READY_TIMEOUT_S} s: {self.tail()}")

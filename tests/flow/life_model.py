@@ -78,7 +78,8 @@ class Model:
     def cancelled(self) -> None:
         self._ended("cancelled", "cancelled")
 
-    def claimed(self, task: Task) -> None:
+    def claimed(self, task: Task | None) -> None:
+        """`task`: as the claimant got it, where an answer will need it."""
         self.sent = task
         self.status, self.attempts, self.due = "running", self.attempts + 1, None
         self.changed()

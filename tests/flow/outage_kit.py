@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import trio
 from tests.flow.kit import Answer, Api, Call, Receiver, Service
@@ -220,7 +220,7 @@ async def _rows(url: str) -> list[TaskRow]:
     ]
 
 
-async def _fetch(url: str, sql: str) -> list[tuple[object, ...]]:
+async def _fetch(url: str, sql: str) -> list[tuple[Any, ...]]:
     return await trio.to_thread.run_sync(by_hand, url, sql)
 
 

@@ -127,7 +127,9 @@ class Traffic:
         while True:
             asked_at = now_ms()
             answer = await self._call("batch", "POST", "/tasks/batch", {"tasks": tasks})
-            results = [{"status": 0}] * 3 if answer is None or not answer.is_success else answer.json()["results"]
+            results: list[dict[str, Any]] = (
+                [{"status": 0}] * 3 if answer is None or not answer.is_success else answer.json()["results"]
+            )
             for body, result in zip(tasks, results, strict=True):
                 self._note(body["business_id"], asked_at, result["status"], result.get("task", {}))
             if all("task" in result for result in results):

@@ -115,7 +115,8 @@ class TableReceiver:
     async def serve(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
         self.url = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}"
-        await trio.serve_listeners(self._connection, listeners, task_status=task_status)
+        task_status.started()
+        await trio.serve_listeners(self._connection, listeners)
 
     async def _connection(self, stream: trio.SocketStream) -> None:
         async with stream:

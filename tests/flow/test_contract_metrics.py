@@ -48,6 +48,7 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 
 
 def until(live: Live, good: Callable[[Samples], bool]) -> Samples:
+    samples: Samples = {}
     for _ in range(100):
         samples = scrape(live)[1]
         if good(samples):

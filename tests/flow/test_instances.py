@@ -37,8 +37,9 @@ async def at_once(service: Service, of: Api, url: str) -> list[str]:
 
 async def held_back(services: list[Service], of: Api, url: str) -> None:
     """Whichever instance is asked why a task does not start, it says what its owner knows."""
-    for number in range(3):
-        task = await of.ok("POST", "/tasks", {"business_id": f"slow-{number}", "callback_url": url})
+    *_, task = [
+        await of.ok("POST", "/tasks", {"business_id": f"slow-{number}", "callback_url": url}) for number in range(3)
+    ]
     for service in services:
         api = Api(service, of.token)
         with trio.fail_after(20):

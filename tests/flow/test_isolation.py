@@ -41,7 +41,8 @@ async def explained(api: Api, task: Any, waiting_for: str) -> Any:
 
 
 async def breaker_of(service: Service, code: str, wanted: str) -> Any:
-    admin, stats = Api(service, ADMIN_TOKEN), {}
+    admin = Api(service, ADMIN_TOKEN)
+    stats: dict[str, Any] = {}
     with trio.move_on_after(8):
         while stats.get("state") != wanted:
             stats = (await admin.ok("GET", f"/businesses/{code}/stats"))["breaker"]

@@ -183,7 +183,8 @@ class Api:
         if content is not None:
             sent["Content-Type"] = "application/json"
         sent.update(headers or {})
-        response = await self.app.test_client().open(
+        client: Any = self.app.test_client()  # whose `json` the type says is needed, and is not
+        response = await client.open(
             whole, method=method, headers=sent, data=content, query_string=dict(query) if query else None
         )
         answer = Answer(response.status_code, response.headers, await response.get_data(as_text=False))

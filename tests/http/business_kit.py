@@ -88,7 +88,8 @@ class Instance:
         if body is not None:
             sent["Content-Type"] = "application/json"
             content = json.dumps(body).encode()
-        response = await self.app.test_client().open(
+        client: Any = self.app.test_client()  # whose `json` the type says is needed, and is not
+        response = await client.open(
             f"/api/v1{path}", method=method, headers=sent, data=content, scope_base={"client": (ip, 4711)}
         )
         answer = Answer(response.status_code, response.headers, await response.get_data(as_text=False))

@@ -17,8 +17,11 @@ from taskcenter.store.records import AuditEntry, NewAuditEntry
 class SlowAudit:
     """An audit store whose appends a test holds up."""
 
-    def __init__(self, append: Callable[[Sequence[NewAuditEntry]], Awaitable[None]]) -> None:
-        self.append = append
+    def __init__(self, written: Callable[[Sequence[NewAuditEntry]], Awaitable[None]]) -> None:
+        self._written = written
+
+    async def append(self, entries: Sequence[NewAuditEntry]) -> None:
+        await self._written(entries)
 
     async def page(self, business_id: int, before_seq: int | None, limit: int) -> list[AuditEntry]:
         raise AssertionError("the trail reads nothing")
@@ -40,11 +43,12 @@ async def test_an_answer_waits_until_its_entry_is_in_the_audit(autojump_clock: M
 
         here.services.access.trail._store = SlowAudit(slowly)
         wrong = ApiKey(key[8:24], "0" * 43).text
-        for action, ask in {
+        asks: dict[str, Callable[[], Awaitable[object]]] = {
             "credential.use": lambda: here.may(key),
             "auth.failure": lambda: here.may(wrong),
             "token.issue": lambda: here.call("POST", "/businesses/orders/tokens", key, {}),
-        }.items():
+        }
+        for action, ask in asks.items():
             before = trio.current_time()
             await ask()
             assert done.pop() == action and trio.current_time() - before > 0.299

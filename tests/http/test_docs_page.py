@@ -69,12 +69,13 @@ def look(browser: webdriver.Chrome, url: str) -> dict[str, Any]:
     }
     browser.set_window_size(500, 900)
     seen["overflow of a narrow window"] = browser.execute_script(OVERFLOW)
-    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    performance = browser.get_log("performance")  # type: ignore[no-untyped-call]  # selenium's
+    events = [json.loads(entry["message"])["message"] for entry in performance]
     asked = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
     urls = {event["request"]["url"].partition("#")[0] for event in asked}
     seen["requests"] = {url for url in urls if urlsplit(url).scheme not in OWN_SCHEMES}
     seen["resources"] = browser.execute_script(RESOURCES)
-    seen["console"] = browser.get_log("browser")
+    seen["console"] = browser.get_log("browser")  # type: ignore[no-untyped-call]  # as above
     return seen
 
 

@@ -102,7 +102,7 @@ async def test_an_engine_that_dies_beside_the_server_ends_it_at_once() -> None:
         async with serving(settings=PATIENT) as served, await served.connect() as hostile:
             served.nursery.start_soon(engine)
             await hostile.send_all(b"GET /big HTTP/1.1\r\nHost: t\r\n\r\n")
-            await until(lambda: served is not None and served.statistics.requests_total == 1)
+            await until(lambda: served.statistics.requests_total == 1)
             die.set()
             await trio.sleep_forever()
     assert served is not None

@@ -158,7 +158,7 @@ async def test_mutants_kill_nobody_and_leave_nothing_behind(quiet_quart: Any) ->
         assert await served.healthy()
         await until(lambda: served.statistics.connections_open == 0)
         base = open_descriptors()
-        statuses = set()
+        statuses = set[bytes]()
 
         async def one(number: int) -> None:
             data = await play(served.address, random.Random(SEED * 1_000_003 + number))

@@ -85,9 +85,7 @@ class Answer:
 
 
 @asynccontextmanager
-async def serving(
-    app: Any = None, settings: ServerSettings = QUICK, **more: Callable[[], str]
-) -> AsyncGenerator[Served]:
+async def serving(app: Any = None, settings: ServerSettings = QUICK, **more: Any) -> AsyncGenerator[Served]:
     """A server for the block; cancelled after it. Fails if the server did not end at once, or raised."""
     shutdown, faults = trio.Event(), list[tuple[str, str]]()
     meter = ServerMeter(lambda kind, name: faults.append((kind, name)))

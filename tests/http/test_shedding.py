@@ -41,7 +41,7 @@ class Door:
         self.served.append(scope["method"])
         if self.hold is not None:
             await self.hold.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})  # type: ignore[typeddict-item,misc]  # trailers are optional
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def count(self) -> None:

@@ -220,7 +220,11 @@ def _json_lines() -> Iterator[None]:
 async def test_one_line_a_request_and_no_secret_in_it(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     canary = "canary-5ecret"
     with capture_logs() as events:
-        secret = {"payload": canary, "headers": {"Authorization": canary}, "callback_url": f"{URL}?t={canary}"}
+        secret: dict[str, Any] = {
+            "payload": canary,
+            "headers": {"Authorization": canary},
+            "callback_url": f"{URL}?t={canary}",
+        }
         task = await api.create("a", **secret)
         await api.call("GET", "/tasks", by=None, headers={"X-API-Key": canary, "Authorization": f"Bearer {canary}"})
         await api.call("GET", "/a%0d%0a%1b[31mb?key=" + canary, by=None, headers=SANE)

@@ -11,7 +11,7 @@ import httpx
 import pytest
 import trio
 from tests.http.api_kit import URL, Api
-from tests.http.test_tasks_leaving import Gate
+from tests.http.gate import Gate
 
 from taskcenter.config import split_address
 from taskcenter.http.limits import ServerSettings

@@ -1,13 +1,13 @@
 """The servers that all other tests rely on are what they are promised to be."""
 
 import os
-import re
 import signal
 import ssl
 import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pymysql
@@ -27,7 +27,7 @@ def server(request: pytest.FixtureRequest, server_fleet: Fleet) -> PrivateServer
     return found
 
 
-def _connect(url: str, **options: object) -> "pymysql.connections.Connection":
+def _connect(url: str, **options: Any) -> "pymysql.connections.Connection[pymysql.cursors.Cursor]":
     parts = urlsplit(url)
     assert parts.scheme == "mysql"
     return pymysql.connect(
@@ -43,14 +43,16 @@ def _connect(url: str, **options: object) -> "pymysql.connections.Connection":
     )
 
 
-def _one(url: str, sql: str, **options: object) -> object:
+def _one(url: str, sql: str, **options: Any) -> object:
     with closing(_connect(url, **options)) as connection, connection.cursor() as cursor:
         cursor.execute(sql)
-        return cursor.fetchone()[0]
+        row = cursor.fetchone()
+        assert row is not None
+        return row[0]
 
 
 def _version(server: PrivateServer) -> tuple[int, int]:
-    major, minor = re.match(r"(\d+)\.(\d+)", str(server.execute("SELECT VERSION()")[0][0])).groups()
+    major, minor, *_ = str(server.execute("SELECT VERSION()")[0][0]).split(".")
     return int(major), int(minor)
 
 
@@ -90,7 +92,8 @@ def test_tls_is_on_and_its_certificate_verifies(server: PrivateServer) -> None:
     context.verify_flags |= ssl.VERIFY_X509_STRICT
     with closing(_connect(server.admin_url, ssl=context)) as connection, connection.cursor() as cursor:
         cursor.execute("SHOW SESSION STATUS LIKE 'Ssl_cipher'")
-        assert cursor.fetchone()[1]
+        row = cursor.fetchone()
+        assert row is not None and row[1]
 
 
 def test_account_owns_its_database_and_nothing_else(server: PrivateServer) -> None:

@@ -65,7 +65,8 @@ def figure(request: pytest.FixtureRequest) -> Figure:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the figures as a table, and keep it in bench/out."""
-    measured = sorted(config.stash[_measured_key], key=lambda one: (one.row, one.test))
+    measured = config.stash[_measured_key]
+    measured.sort(key=lambda one: (one.row, one.test))
     if not measured:
         return
     lines = ["| row | test | what | measured |", "| --- | --- | --- | --- |"]

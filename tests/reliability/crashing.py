@@ -62,7 +62,7 @@ class Stepped:
 
     @property
     def server(self) -> Any:
-        return self._inner.server  # type: ignore[attr-defined]  # of a server's connection
+        return self._inner.server
 
     async def _after(self, statement: Awaitable[Any]) -> Any:
         result = await statement

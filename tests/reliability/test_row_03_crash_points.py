@@ -97,9 +97,10 @@ async def crash(trial: Cluster, victim: Instance, other: Instance, point: str, h
             elif not nudged and point == "release" and await shards_of(trial, victim):
                 victim.ask_to_stop()
                 nudged = True
-            elif not nudged and point == "recovery" and await trial.history.running(other.instance_id):
-                trial.kill(other)  # what it was sending is the victim's to recover
-                nudged = True
+            elif not nudged and point == "recovery":
+                nudged = bool(await trial.history.running(other.instance_id))
+                if nudged:
+                    await trial.kill(other)  # what it was sending is the victim's to recover
             await trio.sleep(0.02)
     trial.disrupt("crash", alive_at)
     assert victim.ended() == STATUS, victim.tail()

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 import trio
@@ -72,7 +73,7 @@ async def upgraded(trial: Cluster, tmp_path: Path, following: dict[str, str]) ->
     for number, old in enumerate(former):
         home = tmp_path / f"next{number}"
         home.mkdir()
-        new = Instance(trial.url, home, **following)
+        new = Instance(trial.url, home, **dict[str, Any](following))
         trial.instances.append(new)
         await new.start()
         await trio.sleep(TOGETHER_S)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime, time, timedelta
 from itertools import pairwise
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 import trio
 import trio.testing
 from tests.actors.scripted import answered, answering
-from tests.runtime.engine_kit import CODES, NOW, TTL_S, Cluster, cluster
+from tests.runtime.engine_kit import CODES, TTL_S, Cluster, cluster
+from tests.store.store_kit import NOW
 
 from taskcenter.schedule import validate
 from taskcenter.store.records import ExecutionStatus
@@ -269,7 +271,7 @@ async def test_no_sliding_minute_exceeds_the_limit_though_all_is_due_at_once_and
 ) -> None:
     async with cluster("one", "two", codes=CODES, rate_limit=30) as the:
         await trio.sleep(30)
-        flow = {"flow_key": "customer", "flow_limit": {"rate": 4, "period": 20}}
+        flow: dict[str, Any] = {"flow_key": "customer", "flow_limit": {"rate": 4, "period": 20}}
         due_at = the.clock.now_ms() + 1_000
         tasks = [task for code in CODES for task in await the.create(70, code, due_at=due_at)]
         flowing = [task for code in CODES for task in await the.create(8, code, due_at=due_at, **flow)]
@@ -291,7 +293,7 @@ async def test_no_sliding_minute_exceeds_the_limit_though_all_is_due_at_once_and
 
 
 async def test_an_owner_that_gets_its_shards_back_knows_what_another_sent_meanwhile(autojump_clock: object) -> None:
-    flow = {"flow_key": "customer", "flow_limit": {"rate": 4, "period": 40}}
+    flow: dict[str, Any] = {"flow_key": "customer", "flow_limit": {"rate": 4, "period": 40}}
     async with cluster("one", rate_limit=20) as the:
         [first] = await the.create()
         await the.settled([first])

@@ -9,8 +9,8 @@ import pytest
 import trio
 import trio.testing
 from tests.actors.scripted import answered, answering
-from tests.runtime.engine_kit import CODES, NOW, TTL_S, Cluster, cluster, sizes
-from tests.store.store_kit import database_of
+from tests.runtime.engine_kit import CODES, TTL_S, Cluster, cluster, sizes
+from tests.store.store_kit import NOW, database_of
 
 from taskcenter.runtime.leases import MARGIN_S, MOVED_AT_ONCE
 from taskcenter.store.connection import Connection

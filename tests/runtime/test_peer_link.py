@@ -26,7 +26,7 @@ from taskcenter.runtime.peers import (
     packed,
 )
 from taskcenter.service.engine_port import WaitView
-from taskcenter.store.records import Task
+from taskcenter.store.records import Changed, Task
 from taskcenter.store.vault import Vault, derive
 from taskcenter.task import Status, TaskRef
 
@@ -118,8 +118,8 @@ async def test_a_task_moved_to_an_earlier_time_elsewhere_starts_then(autojump_cl
         moved = await the.store.tasks.run_now(
             task.business_id, task.id, the.clock.now_ms(), audit_entry("task.run", task.business_id)
         )
-        ref = moved.task.ref  # type: ignore[union-attr]  # it waits, so it was changed
-        other_than_owner(the, CODES[0]).engine.offer(ref)
+        assert isinstance(moved, Changed) and moved.task.ref is not None
+        other_than_owner(the, CODES[0]).engine.offer(moved.task.ref)
         await the.settled([task], within_s=2)
         [call] = the.receivers.calls
         assert call.at - call.due_at < SWEEP_MS / 5

@@ -10,8 +10,8 @@ import pytest
 import trio
 import trio.testing
 from tests.actors.scripted import Call, answered, answering
-from tests.runtime.engine_kit import NOW, Cluster, cluster
-from tests.store.store_kit import audit_entry
+from tests.runtime.engine_kit import Cluster, cluster
+from tests.store.store_kit import NOW, audit_entry
 
 from taskcenter.actors.egress.exchange import Exchange
 from taskcenter.schedule import first_due, validate

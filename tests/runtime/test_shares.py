@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,7 +20,7 @@ def instance(name: str, *, dead: bool = False, leaving: bool = False) -> Instanc
 
 
 def look(
-    owners: dict[int, str | None], terms: dict[int, int], leaving: set[int] | None = None, dead: str = ""
+    owners: Mapping[int, str | None], terms: dict[int, int], leaving: set[int] | None = None, dead: str = ""
 ) -> Shares:
     """Rows at term 1; the shards not named are two's."""
     instances = [instance(name, dead=name in dead) for name in NAMES]

@@ -4,7 +4,10 @@ import argparse
 import shlex
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+from tests.servers.databases import Kind
 
 if not __package__:  # run as `python tests/servers`
     sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -12,7 +15,7 @@ if not __package__:  # run as `python tests/servers`
 from tests.servers import Fleet, ServerError
 
 
-def _start(kinds: list[str], *, print_env: bool) -> None:
+def _start(kinds: Sequence[Kind], *, print_env: bool) -> None:
     with Fleet() as fleet:
         for kind in kinds:
             fleet.begin(kind)

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
+from pydantic import SecretStr
 from tests.runtime.engine_kit import KEYS, engine_parts
 from tests.simulation.datagrams import Socket
 from tests.simulation.receivers import Client
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 GRACE_S: Final = 20.0
-SETTINGS: Final = Settings(admin_token="admin-token-of-the-simulation")
+SETTINGS: Final = Settings(admin_token=SecretStr("admin-token-of-the-simulation"))
 
 
 class NoAnswer(Exception):
@@ -41,8 +42,8 @@ class MachineClock(Clock):
         self._true_ms = true_ms
         super().__init__(true_ms() + wrong_by_ms)
 
-    def observe_wall(self) -> None:
-        self.observe(self._true_ms() + self.wrong_by_ms)
+    def observe_wall(self) -> bool:
+        return self.observe(self._true_ms() + self.wrong_by_ms)
 
 
 class Process:

@@ -10,7 +10,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import trio
 from tests.store.store_kit import NOW
@@ -110,7 +110,7 @@ class Watcher:
 
 
 BURIED: Final = -1
-Noted = tuple[Sequence[tuple[object, ...]], Sequence[tuple[object, ...]]]
+Noted = tuple[Sequence[tuple[Any, ...]], Sequence[tuple[Any, ...]]]
 
 
 @dataclass

@@ -78,7 +78,7 @@ class Life:
                     self._wrong(move, f"due {old.next_execute_at}, claimed for {new.scheduled_at}")
                 if new.term < old.term:
                     self._wrong(move, f"claimed under term {new.term} after {old.term}")
-                model.claimed(new)
+                model.claimed(None)
             case Event.RECOVER | Event.GIVE_UP:
                 model.interrupted()
                 model.due = new.updated_at if new.status in WAITING else None

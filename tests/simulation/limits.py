@@ -30,8 +30,10 @@ def _values(world: World, code: str, name: str, first: int) -> list[_Value]:
     ]  # fmt: skip
     values, since, limit = [], 0.0, first
     for call in changes:
-        certain = call.told == "ok" and call.answered_at is not None
-        values.append(_Value(limit, since, call.answered_at + _slack(world) if certain else float("inf")))
+        until = float("inf")
+        if call.told == "ok" and call.answered_at is not None:
+            until = call.answered_at + _slack(world)
+        values.append(_Value(limit, since, until))
         since, limit = call.at, call.body[name]
     return [*values, _Value(limit, since, float("inf"))]
 

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import trio
 from pytest import MonkeyPatch  # noqa: PT013  # a type, for the signatures
 
-from taskcenter.actors import attempt, business
+from taskcenter.actors import attempt, business, message
 from taskcenter.actors.committer import Committer
 from taskcenter.actors.outcome import move_after
 from taskcenter.actors.registry import ActorRegistry
@@ -26,6 +26,7 @@ from taskcenter.runtime import leases
 from taskcenter.runtime.engine import Engine
 from taskcenter.store import engine as engine_store
 from taskcenter.store import outcomes, recovery
+from taskcenter.store.connection import Connection
 from taskcenter.store.engine import SqlEngineStore
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements import leases as lease_sql
@@ -55,7 +56,7 @@ class _Anything:
     def __eq__(self, other: object) -> bool:
         return True
 
-    __hash__ = None
+    __hash__ = None  # type: ignore[assignment]  # that is how Python spells it
 
 
 def claim_without_fence(patch: MonkeyPatch) -> None:
@@ -157,13 +158,13 @@ def recovery_marks_nothing(patch: MonkeyPatch) -> None:
             async def insert_many(*_: object) -> int:
                 return 0
 
-        await write(Unwritten, vault, lost, after, now)
+        await write(cast("Connection", Unwritten), vault, lost, after, now)
 
     patch.setattr(recovery, "_write", unmarked)
 
 
 def repeats_are_not_flagged(patch: MonkeyPatch) -> None:
-    headers_of = attempt.headers_of
+    headers_of = message.headers_of
     patch.setattr(attempt, "headers_of", lambda task, *rest: headers_of(replace(task, interruptions=0), *rest))
 
 

@@ -14,6 +14,7 @@ import trio
 from tests.actors.scripted import Call, Receivers, ScriptedClient, answered
 
 from taskcenter.actors.egress.exchange import CallbackRequest, Exchange, Faulted, Withheld
+from taskcenter.clock import Clock
 
 if TYPE_CHECKING:
     from tests.simulation.instances import Process
@@ -100,7 +101,7 @@ class Sent(Call):
 class FarEnd(Receivers):
     """All receivers. `temper` holds the moods they are in; a call gets one of them by chance."""
 
-    def __init__(self, clock: object, seed: int, nursery: trio.Nursery, temper: tuple[str, ...]) -> None:
+    def __init__(self, clock: Clock, seed: int, nursery: trio.Nursery, temper: tuple[str, ...]) -> None:
         super().__init__(clock)
         self.nursery = nursery
         self.temper = temper

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import structlog
 import trio
@@ -36,7 +36,7 @@ def _replaced(owner: Any, **values: Any) -> Iterator[None]:
 def _logged_to(note: Note) -> Iterator[None]:
     """Warnings and errors go to `note`, the rest nowhere."""
 
-    def noting(_: Any, level: str, event: dict[str, Any]) -> Any:
+    def noting(_: Any, level: str, event: MutableMapping[str, Any]) -> NoReturn:
         fault = event.get("exc_info")
         fields = " ".join(f"{name}={value}" for name, value in event.items() if name not in {"event", "exc_info"})
         note("log", f"{level}: {event['event']} {fields} {'' if fault is None else repr(fault)}")

@@ -46,7 +46,7 @@ def new_id(at: int = NOW) -> str:
 
 
 def audit_entry(action: str = "task.create", business_id: int = BUSINESS, **given: Any) -> NewAuditEntry:
-    fields = {
+    fields: dict[str, Any] = {
         "at": NOW,
         "actor_kind": "api_key",
         "actor_key_id": "key-1",

@@ -59,6 +59,7 @@ async def test_claims_of_many_versions_at_once(store: SqlStore) -> None:
     for task in claimed:
         assert task == await stored(store, task)
         (before,) = [each for each in tasks if each.id == task.id]
+        assert before.next_execute_at is not None
         assert task == replace(
             before, status=Status.RUNNING, sends=1, term=TERM, scheduled_at=before.next_execute_at,
             next_execute_at=None, version=before.version + 1, updated_at=LATER,

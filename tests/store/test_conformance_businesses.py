@@ -119,7 +119,7 @@ async def test_create_after_a_lost_commit(unanswered: tuple[SqlStore, Unanswered
     store, database = unanswered
     made = business(9, "late")
     for lost in ("before", "after"):
-        database.lost = lost  # type: ignore[assignment]  # one of the two words
+        database.lost = lost
         with pytest.raises(CommitUnknown):
             await make(store, made)
     await make(store, made)

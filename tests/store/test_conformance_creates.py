@@ -1,5 +1,7 @@
 """Births of tasks: replays, conflicts, quotas; the same on every store."""
 
+from typing import Any
+
 import pytest
 from tests.store.store_kit import (
     BUSINESS,
@@ -68,7 +70,7 @@ async def counters(store: SqlStore) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("given", [{}, RICH], ids=["plain", "rich"])
-async def test_a_task_reads_back_as_it_was_made(store: SqlStore, given: dict[str, object]) -> None:
+async def test_a_task_reads_back_as_it_was_made(store: SqlStore, given: dict[str, Any]) -> None:
     new = new_task("order 'ä'", **given)
     (task,) = await create(store, new)
     assert task == born(new)
@@ -143,7 +145,7 @@ async def test_repeated_create_finds_its_own_tasks(unanswered: tuple[SqlStore, U
     store, database = unanswered
     tasks = [new_task(f"t{number}") for number in range(5)]
     for lost in ("before", "after"):
-        database.lost = lost  # type: ignore[assignment]  # one of the two words
+        database.lost = lost
         with pytest.raises(CommitUnknown):
             await store.tasks.create(tasks, {BUSINESS: LIMIT}, [None] * 5, NOW)
     results = await store.tasks.create(tasks, {BUSINESS: LIMIT}, [None] * 5, NOW)

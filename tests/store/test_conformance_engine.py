@@ -192,7 +192,7 @@ async def test_repeated_claim_gets_what_the_lost_commit_took(
     tasks = await ready(store)
     requests = [request(task) for task in tasks]
     for lost in ("before", "after", None):
-        database.lost = lost  # type: ignore[assignment]  # one of the two words
+        database.lost = lost
         if lost is not None:
             with pytest.raises(CommitUnknown):
                 await store.engine.claim(requests, NOW)

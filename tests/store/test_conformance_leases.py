@@ -173,7 +173,7 @@ async def test_a_term_is_given_out_once_even_after_a_lost_commit(
     store, database = unanswered
     await register(store, "one")
     for lost in ("before", "after"):
-        database.lost = lost  # type: ignore[assignment]  # one of the two words
+        database.lost = lost
         with pytest.raises(CommitUnknown):
             await store.leases.acquire("one", SOME)
     assert await store.leases.acquire("one", SOME) == dict.fromkeys(SOME, 1)  # adopted

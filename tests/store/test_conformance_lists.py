@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.store.store_kit import (
@@ -18,7 +19,7 @@ from tests.store.store_kit import (
     own_shards,
 )
 
-from taskcenter.store.records import ExecutionStatus, Task, TaskFilter
+from taskcenter.store.records import Execution, ExecutionStatus, Task, TaskFilter
 from taskcenter.store.sql_store import SqlStore
 from taskcenter.task import ACTIVE, TERMINAL, Status
 
@@ -131,7 +132,7 @@ async def test_status_counts_and_totals(store: SqlStore) -> None:
 async def test_executions_newest_first(store: SqlStore) -> None:
     (task,) = await create(store, new_task())
     await own_shards(store)
-    sent = []
+    sent: list[Execution] = []
     for number in range(5):
         claimed = await claim(store, task)
         attempt = execution(claimed, ExecutionStatus.HTTP_ERROR, response_status=500 + number, error_message="é'")
@@ -157,7 +158,7 @@ async def test_executions_newest_first(store: SqlStore) -> None:
     ],
     ids=["no answer", "empty body", "only a body", "long error"],
 )
-async def test_an_execution_reads_back_as_it_was(store: SqlStore, given: dict[str, object]) -> None:
+async def test_an_execution_reads_back_as_it_was(store: SqlStore, given: dict[str, Any]) -> None:
     (task,) = await create(store, new_task())
     await own_shards(store)
     claimed = await claim(store, task)

@@ -1,6 +1,7 @@
 """Outcomes: applied, stale, superseded; the same on every store."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.store.store_kit import (
@@ -28,7 +29,7 @@ from taskcenter.task import FinishReason, Status
 LATER = NOW + 5_000
 
 
-async def claimed(store: SqlStore, **given: object) -> Task:
+async def claimed(store: SqlStore, **given: Any) -> Task:
     (task,) = await create(store, new_task(**given))
     await own_shards(store)
     return await claim(store, task)

@@ -1,6 +1,7 @@
 """Outcomes that are recorded again, and moves without an attempt; the same on every store."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tests.store.store_kit import (
@@ -29,7 +30,7 @@ from taskcenter.task import FinishReason, Status
 LATER = NOW + 5_000
 
 
-async def claimed(store: SqlStore, **given: object) -> Task:
+async def claimed(store: SqlStore, **given: Any) -> Task:
     (task,) = await create(store, new_task(**given))
     await own_shards(store)
     return await claim(store, task)
@@ -71,7 +72,7 @@ async def test_repeated_batch_says_and_does_the_same(
         for n, task in enumerate(tasks)
     ]
     for lost in ("before", "after"):
-        database.lost = lost  # type: ignore[assignment]  # one of the two words
+        database.lost = lost
         with pytest.raises(CommitUnknown):
             await store.engine.record(batch, NOW)
     for _ in range(2):

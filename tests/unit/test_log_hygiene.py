@@ -7,6 +7,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import redirect_stdout
+from typing import Any
 
 import pytest
 import structlog
@@ -66,7 +67,8 @@ def test_a_terminal_gets_no_control_character_from_a_value(text: str) -> None:
 
 @pytest.mark.parametrize("name", SECRETS)
 def test_what_sounds_like_a_secret_is_not_written(name: str) -> None:
-    line = written(**{name: "canary-value", "headers": {name: "canary-value"}, "list": [{name: "canary-value"}]})
+    told: dict[str, Any] = {name: "canary-value", "headers": {name: "canary-value"}, "list": [{name: "canary-value"}]}
+    line = written(**told)
     assert "canary" not in line and line.count(log.HIDDEN) == 3
 
 
