@@ -9,12 +9,14 @@ import hypothesis
 import pytest
 from tests.servers import Fleet, PrivateServer, ServerError, own_server_url
 from tests.servers.databases import DatabaseServer, Kind
+from trio.testing import MockClock
 
 _OWN_URL = own_server_url()
 _STORES = ["sqlite", "mariadb", "mysql"] if _OWN_URL is None else ["sqlite", "own"]
 _PRIVATE: dict[str, Kind] = {"mariadb_server": "mariadb", "mysql_server": "mysql"}
 _KEPT_PREFIX = "TASKCENTER_TEST_"
 _VIRTUAL_CLOCKS = {"autojump_clock", "mock_clock"}
+LOOPBACK_IDLE_S = 0.02  # of real time; bytes to oneself are there at once
 _fleet_key = pytest.StashKey[Fleet]()
 _left_out_key = pytest.StashKey[int]()
 
@@ -124,6 +126,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
         yield url
     finally:
         server.drop_database(url)
+
+
+@pytest.fixture
+def loopback_clock(mock_clock: MockClock) -> MockClock:
+    """Virtual time where every socket has both its ends in the test: while bytes move the clock stands still, and when
+    nothing has moved for a while it leaps to the next deadline. A machine that stalls is no time that passes.
+    """
+    mock_clock.autojump_threshold = LOOPBACK_IDLE_S
+    return mock_clock
 
 
 @pytest.fixture(autouse=True)

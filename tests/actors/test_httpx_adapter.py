@@ -13,7 +13,7 @@ from taskcenter.actors.egress.httpx_adapter import EgressBlocked, deadline_of
 from taskcenter.actors.egress.policy import EgressPolicy
 
 
-async def test_requests_and_responses() -> None:
+async def test_requests_and_responses(loopback_clock: object) -> None:
     answer = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 8\r\n\r\n"
     async with receiving(answering(answer + b'{"a": 1}')) as receiver:
         async with httpx.AsyncClient(transport=transport_to_loopback()) as client:
@@ -31,7 +31,7 @@ async def test_requests_and_responses() -> None:
         assert b"x-b: 3\r\n" in request.lower()
 
 
-async def test_a_streamed_body_goes_out_whole() -> None:
+async def test_a_streamed_body_goes_out_whole(loopback_clock: object) -> None:
     async def stream() -> object:
         yield b"ab"
         yield b"cd"
@@ -42,7 +42,7 @@ async def test_a_streamed_body_goes_out_whole() -> None:
         assert receiver.requests[0].endswith(b"Content-Length: 4\r\n\r\nabcd")
 
 
-async def test_a_compressed_answer_stays_compressed() -> None:
+async def test_a_compressed_answer_stays_compressed(loopback_clock: object) -> None:
     packed = gzip.compress(bytes(10_000_000))
     answer = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed) + packed
     async with receiving(answering(answer)) as receiver:
@@ -52,7 +52,7 @@ async def test_a_compressed_answer_stays_compressed() -> None:
             assert response.extensions["content_encoding"] == "gzip"
 
 
-async def test_a_long_answer_is_cut() -> None:
+async def test_a_long_answer_is_cut(loopback_clock: object) -> None:
     answer = b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n" + bytes(100_000)
     async with receiving(answering(answer)) as receiver:
         async with httpx.AsyncClient(transport=transport_to_loopback()) as client:
@@ -80,7 +80,7 @@ async def test_faults_are_httpx_errors(url: str, kind: type[httpx.TransportError
     assert type(caught.value) is kind
 
 
-async def test_timeouts_breaks_and_garbage_are_httpx_errors() -> None:
+async def test_timeouts_breaks_and_garbage_are_httpx_errors(loopback_clock: object) -> None:
     async with httpx.AsyncClient(transport=transport_to_loopback()) as client:
         async with receiving(silent) as receiver:
             with pytest.raises(httpx.ReadTimeout, match=r"no answer within 0\.05 s"):
@@ -108,7 +108,7 @@ def test_the_deadline_of_a_request(extensions: dict[str, object], deadline_s: fl
     assert deadline_of(httpx.Request("GET", "http://example.com/", extensions=extensions)) == deadline_s
 
 
-async def test_the_policy_holds_for_httpx_too() -> None:
+async def test_the_policy_holds_for_httpx_too(loopback_clock: object) -> None:
     async with receiving(answering(OK)) as receiver:
         async with httpx.AsyncClient(transport=transport_to_loopback(policy=EgressPolicy())) as client:
             with pytest.raises(EgressBlocked):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import trio
 import trio.testing
 
 from taskcenter.actors.egress import resolver as resolver_module
-from taskcenter.actors.egress.resolver import FAILURE_TTL_S, TTL_S, NameLookupError, NameService
+from taskcenter.actors.egress.resolver import FAILURE_TTL_S, TTL_S, BusinessResolver, NameLookupError, NameService
 
 
 class NameServer:
@@ -65,6 +65,23 @@ def name_server() -> Iterator[NameServer]:
         yield server
     finally:
         server.release()
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what the threads do, and a little longer, for what they should not."""
+    with trio.fail_after(30):
+        while not condition():
+            await trio.sleep(0.005)
+        await trio.testing.wait_all_tasks_blocked(0.02)
+
+
+async def given_up(resolvers: list[BusinessResolver], names: list[str], *, when: Callable[[], object]) -> None:
+    """Ask for the names side by side, each of the resolver of its turn, and give all up when that is reached."""
+    async with trio.open_nursery() as nursery:
+        for number, name in enumerate(names):
+            nursery.start_soon(resolvers[number % len(resolvers)].resolve, name, 80)
+        await until(when)
+        nursery.cancel_scope.cancel()
 
 
 async def test_addresses_come_with_the_port_once_each_in_order() -> None:
@@ -131,23 +148,15 @@ async def test_a_dead_name_costs_a_business_one_thread_and_others_nothing() -> N
         service = NameService(getaddrinfo=server.getaddrinfo)
         unlucky, other = service.for_business(), service.for_business()
 
-        async def gives_up(name: str) -> None:
-            with trio.move_on_after(0.02):
-                await unlucky.resolve(name, 80)
-
-        async with trio.open_nursery() as nursery:
-            for _ in range(200):
-                nursery.start_soon(gives_up, "dead.example")
+        await given_up([unlucky], ["dead.example"] * 200, when=lambda: server.calls)
         assert server.calls == ["dead.example"]  # its thread runs on, and nobody starts another
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             await unlucky.resolve("alive.example", 80)
             await other.resolve("b.example", 80)
 
-        async with trio.open_nursery() as nursery:
-            for n in range(100):
-                nursery.start_soon(gives_up, f"dead{n}.example")
+        await given_up([unlucky], [f"dead{n}.example" for n in range(100)], when=lambda: server.peak >= 2)
         assert server.peak == 2
-        with trio.fail_after(5):
+        with trio.fail_after(9):
             await other.resolve("c.example", 80)
         assert unlucky.threads.borrowed_tokens == 2
         assert "2 look-ups running" in repr(unlucky)
@@ -157,11 +166,8 @@ async def test_a_dead_name_costs_a_business_one_thread_and_others_nothing() -> N
 async def test_all_businesses_together_are_bounded() -> None:
     with name_server() as server:
         service = NameService(total=5, getaddrinfo=server.getaddrinfo)
-        with trio.move_on_after(0.1):
-            async with trio.open_nursery() as nursery:
-                for n in range(20):
-                    resolver = service.for_business()
-                    nursery.start_soon(resolver.resolve, f"dead{n}.example", 80)
+        resolvers = [service.for_business() for _ in range(20)]
+        await given_up(resolvers, [f"dead{n}.example" for n in range(20)], when=lambda: server.peak >= 5)
         assert (server.peak, service.threads.borrowed_tokens) == (5, 5)
         assert "5 look-ups running" in repr(service)
 
@@ -169,8 +175,7 @@ async def test_all_businesses_together_are_bounded() -> None:
 async def test_the_answer_of_a_look_up_that_nobody_waits_for_any_more_is_kept() -> None:
     with name_server() as server:
         resolver = NameService(getaddrinfo=server.getaddrinfo).for_business()
-        with trio.move_on_after(0.01):
-            await resolver.resolve("dead.example", 80)
+        await given_up([resolver], ["dead.example"], when=lambda: server.calls)
         server.release()
         addresses = await resolver.resolve("dead.example", 80)
         assert addresses[0] == (socket.AF_INET, ("192.0.2.1", 80))
@@ -182,8 +187,7 @@ async def test_cancelled_before_its_thread_starts_leaves_no_trace() -> None:
     with name_server() as server:
         service = NameService(total=1, getaddrinfo=server.getaddrinfo)
         holder, resolver = service.for_business(), service.for_business(1)
-        with trio.move_on_after(0.01):
-            await holder.resolve("dead.example", 80)
+        await given_up([holder], ["dead.example"], when=lambda: server.calls)
         with trio.move_on_after(0.01):
             await resolver.resolve("a.example", 80)  # waits for the process's only thread
         with trio.CancelScope() as scope:

@@ -27,7 +27,7 @@ from taskcenter.actors.egress.transport import TransportStatistics
 from taskcenter.actors.egress.wire import Address, Wire, dial_tcp
 
 
-async def test_one_connection_serves_many_exchanges() -> None:
+async def test_one_connection_serves_many_exchanges(loopback_clock: object) -> None:
     async with receiving(answering(OK)) as receiver:
         transport = transport_to_loopback()
         answers = [await answer_of(transport, receiver.url(f"/hook/{n}"), body=b"%d" % n, X_A="1") for n in range(5)]
@@ -42,7 +42,7 @@ async def test_one_connection_serves_many_exchanges() -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-async def test_both_families_as_literals(host: str) -> None:
+async def test_both_families_as_literals(host: str, loopback_clock: object) -> None:
     async with receiving(answering(OK), host=host) as receiver:
         transport = transport_to_loopback()
         assert (await answer_of(transport, receiver.url())).status == 200
@@ -59,7 +59,9 @@ async def test_both_families_as_literals(host: str) -> None:
         OK + b"\r\n",
     ],
 )
-async def test_a_connection_that_says_close_or_too_much_is_not_used_again(answer: bytes) -> None:
+async def test_a_connection_that_says_close_or_too_much_is_not_used_again(
+    answer: bytes, loopback_clock: object
+) -> None:
     async with receiving(answering(answer)) as receiver:
         transport = transport_to_loopback()
         for _ in range(3):
@@ -69,7 +71,7 @@ async def test_a_connection_that_says_close_or_too_much_is_not_used_again(answer
         assert transport.statistics().open == 0
 
 
-async def test_bytes_that_come_while_at_rest_are_never_an_answer() -> None:
+async def test_bytes_that_come_while_at_rest_are_never_an_answer(loopback_clock: object) -> None:
     rested = trio.Event()
 
     async def talks_out_of_turn(receiver: Receiver, stream: trio.abc.Stream) -> None:
@@ -90,7 +92,7 @@ async def test_bytes_that_come_while_at_rest_are_never_an_answer() -> None:
         await transport.aclose()
 
 
-async def test_a_connection_that_ended_at_rest_is_replaced_unseen() -> None:
+async def test_a_connection_that_ended_at_rest_is_replaced_unseen(loopback_clock: object) -> None:
     async with receiving(answering_once(OK)) as receiver:
         transport = transport_to_loopback()
         for _ in range(4):
@@ -100,7 +102,9 @@ async def test_a_connection_that_ended_at_rest_is_replaced_unseen() -> None:
         await transport.aclose()
 
 
-async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once_within_the_attempt() -> None:
+async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once_within_the_attempt(
+    loopback_clock: object,
+) -> None:
     async def dies_at_the_second_request(receiver: Receiver, stream: trio.abc.Stream) -> None:
         await receiver.read_request(stream)
         await stream.send_all(OK)
@@ -118,7 +122,7 @@ async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once_wi
         await transport.aclose()
 
 
-async def test_only_once_and_only_before_the_first_byte_of_an_answer() -> None:
+async def test_only_once_and_only_before_the_first_byte_of_an_answer(loopback_clock: object) -> None:
     async def dies_from_the_second_request_on(receiver: Receiver, stream: trio.abc.Stream) -> None:
         while await receiver.read_request(stream):
             if len(receiver.requests) > 1:
@@ -147,7 +151,7 @@ async def test_only_once_and_only_before_the_first_byte_of_an_answer() -> None:
         assert (fault.kind, fault.sent, len(receiver.requests)) == ("connection_error", True, 2)
 
 
-async def test_a_fresh_connection_that_dies_is_not_repeated() -> None:
+async def test_a_fresh_connection_that_dies_is_not_repeated(loopback_clock: object) -> None:
     async with receiving(answering_once(b"")) as receiver:
         fault = await fault_of(transport_to_loopback(), receiver.url())
         assert (fault.kind, fault.sent, len(receiver.requests)) == ("connection_error", True, 1)
@@ -170,7 +174,7 @@ async def test_rest_and_age_are_bounded(mock_clock: trio.testing.MockClock) -> N
         assert transport.statistics().open == 0
 
 
-async def test_origins_do_not_share_connections() -> None:
+async def test_origins_do_not_share_connections(loopback_clock: object) -> None:
     async with receiving(answering(OK)) as one, receiving(answering(OK)) as other:
         resolver = StaticResolver({"a.example": ["127.0.0.1"], "b.example": ["127.0.0.1"]})
         transport = transport_to_loopback(resolver=resolver)
@@ -181,7 +185,7 @@ async def test_origins_do_not_share_connections() -> None:
         await transport.aclose()
 
 
-async def test_the_next_address_is_tried_when_one_refuses_or_keeps_silent() -> None:
+async def test_the_next_address_is_tried_when_one_refuses_or_keeps_silent(loopback_clock: object) -> None:
     async def dial(address: Address) -> Wire:
         if address[1][0] == "127.0.0.2":
             await trio.sleep_forever()
@@ -196,7 +200,7 @@ async def test_the_next_address_is_tried_when_one_refuses_or_keeps_silent() -> N
 
 @pytest.mark.parametrize("headers", [[("X-A", "1\r\nX-B: 2")], [("Bad Name", "1")]])
 async def test_a_request_that_cannot_be_written_is_a_fault_with_nothing_sent(
-    headers: Sequence[tuple[str, str]],
+    headers: Sequence[tuple[str, str]], loopback_clock: object
 ) -> None:
     async with receiving(answering(OK)) as receiver:
         transport = transport_to_loopback()
@@ -208,7 +212,7 @@ async def test_a_request_that_cannot_be_written_is_a_fault_with_nothing_sent(
         assert "cannot be sent" in fault.message
 
 
-async def test_at_the_bound_exchanges_wait_their_turn_and_all_are_served() -> None:
+async def test_at_the_bound_exchanges_wait_their_turn_and_all_are_served(loopback_clock: object) -> None:
     peak = 0
 
     async def slow(receiver: Receiver, stream: trio.abc.Stream) -> None:
@@ -230,7 +234,7 @@ async def test_at_the_bound_exchanges_wait_their_turn_and_all_are_served() -> No
         await transport.aclose()
 
 
-async def test_waiting_for_a_connection_is_inside_the_deadline() -> None:
+async def test_waiting_for_a_connection_is_inside_the_deadline(loopback_clock: object) -> None:
     async def silent(receiver: Receiver, stream: trio.abc.Stream) -> None:
         await receiver.read_request(stream)
         await trio.sleep_forever()
@@ -244,7 +248,7 @@ async def test_waiting_for_a_connection_is_inside_the_deadline() -> None:
         assert fault.message == "no answer within 0.05 s (waiting for a connection: all 1 are in use)"
 
 
-async def test_closing_ends_exchanges_as_faults_and_refuses_new_ones() -> None:
+async def test_closing_ends_exchanges_as_faults_and_refuses_new_ones(loopback_clock: object) -> None:
     async def silent(receiver: Receiver, stream: trio.abc.Stream) -> None:
         await receiver.read_request(stream)
         if len(receiver.requests) == 1:
@@ -273,7 +277,7 @@ async def test_closing_ends_exchanges_as_faults_and_refuses_new_ones() -> None:
         assert "closed" in repr(transport)
 
 
-async def test_what_may_not_be_sent_any_more_is_withheld_on_new_and_kept_connections() -> None:
+async def test_what_may_not_be_sent_any_more_is_withheld_on_new_and_kept_connections(loopback_clock: object) -> None:
     async with receiving(answering(OK)) as receiver:
         transport = transport_to_loopback()
         try:

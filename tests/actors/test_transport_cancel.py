@@ -130,7 +130,7 @@ async def test_cancelled_at_a_phase(
     assert "0 of 1 slots taken" in repr(transport)
 
 
-async def test_cancelled_before_it_begins_nothing_is_sent() -> None:
+async def test_cancelled_before_it_begins_nothing_is_sent(loopback_clock: object) -> None:
     async with receiving(answering(OK)) as receiver:
         transport = transport_to_loopback()
         await answer_of(transport, receiver.url())
@@ -177,7 +177,7 @@ async def test_cancelled_in_the_same_tick_as_a_slot_is_handed_over(autojump_cloc
         assert transport.statistics().waiting == 0
 
 
-async def test_cancelled_anywhere_on_real_sockets_leaves_no_descriptor() -> None:
+async def test_cancelled_anywhere_on_real_sockets_leaves_no_descriptor(loopback_clock: object) -> None:
     """The cancellation falls on each scheduling step of a real exchange in turn."""
 
     async def exchange_until(transport: CallbackTransport, url: str, steps: int) -> bool:

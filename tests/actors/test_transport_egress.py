@@ -34,7 +34,9 @@ from taskcenter.actors.egress.wire import Address, Wire, dial_tcp
         ("http://mapped.example:{port}/", "mapped.example is not a host that callbacks may go to"),
     ],
 )
-async def test_blocked_receivers_get_no_connection_and_names_tell_nothing(url: str, message: str) -> None:
+async def test_blocked_receivers_get_no_connection_and_names_tell_nothing(
+    url: str, message: str, loopback_clock: object
+) -> None:
     resolver = StaticResolver({
         "inside.example": ["127.0.0.1", "10.0.0.1", "169.254.169.254"], "mapped.example": ["::ffff:127.0.0.1"],
     })  # fmt: skip
@@ -44,7 +46,7 @@ async def test_blocked_receivers_get_no_connection_and_names_tell_nothing(url: s
         assert receiver.connections == 0
 
 
-async def test_a_name_is_judged_by_its_addresses_at_the_call_each_time() -> None:
+async def test_a_name_is_judged_by_its_addresses_at_the_call_each_time(loopback_clock: object) -> None:
     """DNS rebinding: an answer that changes after the check, or between calls, reaches nothing."""
     dialled: list[str] = []
 
@@ -78,7 +80,7 @@ async def test_of_mixed_addresses_only_those_that_pass_are_dialled() -> None:
     assert fault.message == "connection refused by 8.8.8.8:80; connection refused by [2606:4700::1]:80"
 
 
-async def test_ports_and_hosts_of_the_policy_hold_at_the_call_too() -> None:
+async def test_ports_and_hosts_of_the_policy_hold_at_the_call_too(loopback_clock: object) -> None:
     policy = EgressPolicy(LOOPBACK.allowed_networks, (), ("*.denied.example",), (443,))
     transport = transport_to_loopback(policy=policy, resolver=StaticResolver({"x.denied.example": ["127.0.0.1"]}))
     assert (await fault_of(transport, "http://127.0.0.1:8080/")).kind == "blocked"
@@ -100,7 +102,7 @@ async def test_a_denied_network_is_not_dialled_even_if_allowed() -> None:
     assert (await fault_of(transport, "http://127.0.0.1:9/")).kind == "blocked"
 
 
-async def test_redirects_and_cookies_are_not_followed_or_kept() -> None:
+async def test_redirects_and_cookies_are_not_followed_or_kept(loopback_clock: object) -> None:
     moved = b"HTTP/1.1 302 Found\r\nLocation: /other\r\nSet-Cookie: tenant=a\r\nContent-Length: 0\r\n\r\n"
     async with receiving(answering(moved)) as receiver:
         transport = transport_to_loopback()
@@ -112,7 +114,7 @@ async def test_redirects_and_cookies_are_not_followed_or_kept() -> None:
 
 
 async def test_proxies_and_netrc_of_the_environment_are_not_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory, loopback_clock: object
 ) -> None:
     netrc = tmp_path_factory.mktemp("home") / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password hunter2\n")

@@ -140,7 +140,7 @@ GALLERY: dict[str, tuple[Mood, str, str]] = {
 
 @pytest.mark.real_time
 @pytest.mark.parametrize(("mood", "kind", "message"), GALLERY.values(), ids=GALLERY)
-async def test_poison_receivers(mood: Mood, kind: str, message: str) -> None:
+async def test_poison_receivers(mood: Mood, kind: str, message: str, loopback_clock: object) -> None:
     async with receiving(mood) as receiver:
         transport = transport_to_loopback()
         began = trio.current_time()
@@ -155,7 +155,7 @@ async def test_poison_receivers(mood: Mood, kind: str, message: str) -> None:
 
 
 @pytest.mark.real_time
-async def test_a_crowd_of_poison_receivers_leaves_nothing_behind() -> None:
+async def test_a_crowd_of_poison_receivers_leaves_nothing_behind(loopback_clock: object) -> None:
     """The gallery side by side with a healthy receiver: it is not disturbed, and every descriptor comes back."""
     ends: list[Faulted | Answered] = []
 
@@ -187,7 +187,7 @@ async def test_a_crowd_of_poison_receivers_leaves_nothing_behind() -> None:
         await transport.aclose()
 
 
-async def test_a_half_closed_receiver_has_answered_and_is_not_used_again() -> None:
+async def test_a_half_closed_receiver_has_answered_and_is_not_used_again(loopback_clock: object) -> None:
     async with receiving(half_closing(OK)) as receiver:
         transport = transport_to_loopback()
         for _ in range(2):
@@ -227,7 +227,7 @@ async def test_out_of_descriptors_is_our_fault_in_words() -> None:
     assert fault == Faulted("connection_error", "this service is out of file descriptors", sent=False)
 
 
-async def test_a_receiver_that_accepts_slowly_but_in_time() -> None:
+async def test_a_receiver_that_accepts_slowly_but_in_time(loopback_clock: object) -> None:
     with trio.socket.socket() as listener:
         await listener.bind(("127.0.0.1", 0))
         listener.listen(1)
@@ -250,7 +250,7 @@ async def test_a_receiver_that_accepts_slowly_but_in_time() -> None:
 LARGE = b"x" * 8_000_000  # more than any socket buffer takes
 
 
-async def test_a_large_request_arrives_whole() -> None:
+async def test_a_large_request_arrives_whole(loopback_clock: object) -> None:
     async with receiving(answering(OK)) as receiver:
         transport = transport_to_loopback()
         for _ in range(2):
@@ -261,7 +261,7 @@ async def test_a_large_request_arrives_whole() -> None:
 
 
 @pytest.mark.parametrize("closes", [False, True])
-async def test_an_answer_before_the_body_is_out_is_the_answer(closes: bool) -> None:
+async def test_an_answer_before_the_body_is_out_is_the_answer(closes: bool, loopback_clock: object) -> None:
     async def refuses_early(receiver: Receiver, stream: trio.abc.Stream) -> None:
         await stream.receive_some(1000)
         await stream.send_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig")
@@ -277,7 +277,7 @@ async def test_an_answer_before_the_body_is_out_is_the_answer(closes: bool) -> N
 
 
 @pytest.mark.real_time
-async def test_a_receiver_that_never_reads_times_out_with_the_request_partly_sent() -> None:
+async def test_a_receiver_that_never_reads_times_out_with_the_request_partly_sent(loopback_clock: object) -> None:
     async with receiving(silent) as receiver:
         fault = await fault_of(transport_to_loopback(), receiver.url(), DEADLINE_S, body=LARGE)
         assert fault == Faulted(

@@ -124,7 +124,7 @@ async def test_a_receiver_that_hangs_up_in_the_handshake() -> None:
 
 
 @pytest.mark.real_time
-async def test_a_receiver_that_is_silent_in_the_handshake_times_out() -> None:
+async def test_a_receiver_that_is_silent_in_the_handshake_times_out(loopback_clock: object) -> None:
     before = open_descriptors()
 
     async def silent(_receiver: Receiver, _stream: trio.abc.Stream) -> None:

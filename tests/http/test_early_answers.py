@@ -37,7 +37,7 @@ def refusing_app() -> QuartTrio:
     ],
     ids=["length", "head only", "chunked", "expect"],
 )
-async def test_an_early_answer_says_close_and_closes(framing: bytes, begun: bytes) -> None:
+async def test_an_early_answer_says_close_and_closes(framing: bytes, begun: bytes, loopback_clock: object) -> None:
     async with serving(refusing_app(), PATIENT) as served, await served.connect() as stream:
         await stream.send_all(HEALTH)
         assert (await read_answer(stream)).status == 200
@@ -50,7 +50,7 @@ async def test_an_early_answer_says_close_and_closes(framing: bytes, begun: byte
         assert await served.healthy()
 
 
-async def test_the_rest_of_an_unread_body_is_not_taken_for_a_request() -> None:
+async def test_the_rest_of_an_unread_body_is_not_taken_for_a_request(loopback_clock: object) -> None:
     async with serving(refusing_app(), PATIENT) as served, await served.connect() as stream:
         await stream.send_all(HEAD + b"Content-Length: %d\r\n\r\n" % (len(SMUGGLED) + 1000))
         with trio.fail_after(5):
@@ -62,7 +62,7 @@ async def test_the_rest_of_an_unread_body_is_not_taken_for_a_request() -> None:
 
 
 @pytest.mark.parametrize("path", [b"/refuse", b"/read"])
-async def test_a_refusal_whose_body_has_arrived_keeps_the_connection(path: bytes) -> None:
+async def test_a_refusal_whose_body_has_arrived_keeps_the_connection(path: bytes, loopback_clock: object) -> None:
     asked = b"POST " + path + b" HTTP/1.1\r\nHost: t\r\nContent-Length: 5\r\n\r\nhello"
     async with serving(refusing_app(), PATIENT) as served, await served.connect() as stream:
         for _ in range(3):

@@ -29,7 +29,7 @@ from taskcenter.http.server import serve_api
 # --- binding -----------------------------------------------------------------------------------------------------
 
 
-async def test_several_addresses_are_bound_and_told() -> None:
+async def test_several_addresses_are_bound_and_told(loopback_clock: object) -> None:
     async with serving(settings=replace(QUICK, bind=("127.0.0.1:0", "[::1]:0"))) as served:
         assert [address.rpartition(":")[0] for address in served.addresses] == ["127.0.0.1", "[::1]"]
         for address in served.addresses:
@@ -48,7 +48,7 @@ async def test_an_address_that_cannot_be_bound_is_named(bind: str) -> None:
     assert open_descriptors() == before
 
 
-async def test_a_port_in_use_is_refused_unless_it_is_shared_on_purpose() -> None:
+async def test_a_port_in_use_is_refused_unless_it_is_shared_on_purpose(loopback_clock: object) -> None:
     shared = replace(QUICK, reuse_port=True)
     async with serving(settings=shared) as first:
         taken = replace(QUICK, bind=first.addresses)
@@ -68,7 +68,7 @@ def test_settings_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
 # --- no zombie ---------------------------------------------------------------------------------------------------
 
 
-async def test_there_is_no_lifespan_in_which_something_could_die_unseen() -> None:
+async def test_there_is_no_lifespan_in_which_something_could_die_unseen(loopback_clock: object) -> None:
     """The app's own nursery and hooks are never started: a route that wants them fails, visibly, and alone."""
     app, started = make_app(), False
     app.logger.disabled = True
@@ -90,7 +90,7 @@ async def test_there_is_no_lifespan_in_which_something_could_die_unseen() -> Non
     assert not started
 
 
-async def test_an_engine_that_dies_beside_the_server_ends_it_at_once() -> None:
+async def test_an_engine_that_dies_beside_the_server_ends_it_at_once(loopback_clock: object) -> None:
     die = trio.Event()
 
     async def engine() -> None:
@@ -111,7 +111,7 @@ async def test_an_engine_that_dies_beside_the_server_ends_it_at_once() -> None:
         await trio.open_tcp_stream(*served.address)
 
 
-async def test_a_listener_that_dies_ends_the_server() -> None:
+async def test_a_listener_that_dies_ends_the_server(loopback_clock: object) -> None:
     """Not a server that listens no more and looks alive."""
     with trio.fail_after(5), pytest.RaisesGroup(OSError, flatten_subgroups=True):
         async with serving() as served:

@@ -13,7 +13,7 @@ from tests.http.test_server_kit import HEALTH, PATIENT, make_app, read_all, read
 GRACEFUL = replace(PATIENT, grace_s=10)
 
 
-async def test_a_request_on_its_way_is_answered_and_its_connection_closed() -> None:
+async def test_a_request_on_its_way_is_answered_and_its_connection_closed(loopback_clock: object) -> None:
     async with serving(settings=GRACEFUL) as served, await served.connect() as stream:
         await stream.send_all(b"GET /sleep/0.2 HTTP/1.1\r\nHost: t\r\n\r\n")
         await until(lambda: served.statistics.requests_total == 1)
@@ -26,7 +26,7 @@ async def test_a_request_on_its_way_is_answered_and_its_connection_closed() -> N
         assert served.statistics.connections_open == 0
 
 
-async def test_idle_connections_are_closed_and_nobody_new_is_let_in() -> None:
+async def test_idle_connections_are_closed_and_nobody_new_is_let_in(loopback_clock: object) -> None:
     async with serving(settings=GRACEFUL) as served, await served.connect() as idle, await served.connect() as busy:
         await idle.send_all(HEALTH)
         await read_answer(idle)
@@ -40,7 +40,7 @@ async def test_idle_connections_are_closed_and_nobody_new_is_let_in() -> None:
         assert (await read_answer(busy)).status == 200
 
 
-async def test_who_waits_in_the_accept_queue_is_still_served() -> None:
+async def test_who_waits_in_the_accept_queue_is_still_served(loopback_clock: object) -> None:
     async with serving(settings=GRACEFUL) as served:
         queue = []
         for _ in range(5):
@@ -55,7 +55,7 @@ async def test_who_waits_in_the_accept_queue_is_still_served() -> None:
             await served.ended.wait()
 
 
-async def test_after_the_grace_handlers_are_cancelled() -> None:
+async def test_after_the_grace_handlers_are_cancelled(loopback_clock: object) -> None:
     app, cancelled = make_app(), False
 
     @app.get("/endless")
@@ -78,7 +78,7 @@ async def test_after_the_grace_handlers_are_cancelled() -> None:
         assert served.faults == []
 
 
-async def test_hostile_clients_get_the_grace_and_no_more() -> None:
+async def test_hostile_clients_get_the_grace_and_no_more(loopback_clock: object) -> None:
     """RELIABILITY.md row 11, with time limits of 20 s all about, so that nothing but the grace can end it."""
     hostile = {
         "non-reader": b"GET /big HTTP/1.1\r\nHost: t\r\n\r\n",
@@ -103,7 +103,7 @@ async def test_hostile_clients_get_the_grace_and_no_more() -> None:
             await stream.aclose()
 
 
-async def test_without_clients_the_server_ends_at_once() -> None:
+async def test_without_clients_the_server_ends_at_once(loopback_clock: object) -> None:
     async with serving(settings=GRACEFUL) as served:
         assert await served.healthy()
         await until(lambda: served.statistics.connections_open == 0)
@@ -112,7 +112,7 @@ async def test_without_clients_the_server_ends_at_once() -> None:
             await served.ended.wait()
 
 
-async def test_a_response_begun_before_the_shutdown_still_ends_its_connection() -> None:
+async def test_a_response_begun_before_the_shutdown_still_ends_its_connection(loopback_clock: object) -> None:
     """Its head says nothing of a close; a pipelined request after it is not begun any more."""
     app, go = make_app(), trio.Event()
 

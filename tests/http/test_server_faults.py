@@ -65,7 +65,9 @@ def raising(error: BaseException) -> Any:
     ],
     ids=repr,
 )
-async def test_whatever_a_handler_raises_ends_its_request_alone(error: BaseException, name: str) -> None:
+async def test_whatever_a_handler_raises_ends_its_request_alone(
+    error: BaseException, name: str, loopback_clock: object
+) -> None:
     async with serving(raising(error)) as served:
         async with await served.connect() as bystander:
             await bystander.send_all(HEALTH)
@@ -81,7 +83,7 @@ async def test_whatever_a_handler_raises_ends_its_request_alone(error: BaseExcep
         assert served.statistics.faults == {"handler": 1}
 
 
-async def test_quarts_own_errors_never_leave_quart() -> None:
+async def test_quarts_own_errors_never_leave_quart(loopback_clock: object) -> None:
     app = make_app()
     app.logger.disabled = True
     async with serving(app) as served:
@@ -100,7 +102,9 @@ async def test_quarts_own_errors_never_leave_quart() -> None:
     ],
     ids=["silent", "body first", "websocket", "bad header"],
 )
-async def test_a_handler_that_breaks_asgi_ends_its_request_alone(messages: list[Any], fault: str | None) -> None:
+async def test_a_handler_that_breaks_asgi_ends_its_request_alone(
+    messages: list[Any], fault: str | None, loopback_clock: object
+) -> None:
     async def handler(_receive: Receive, send: Send) -> None:
         for message in messages:
             await send(message)
@@ -113,7 +117,7 @@ async def test_a_handler_that_breaks_asgi_ends_its_request_alone(messages: list[
 
 
 @pytest.mark.parametrize("body", [b"o", b"okay"], ids=["too short", "too long"])
-async def test_a_response_that_lies_about_its_length_ends_its_connection(body: bytes) -> None:
+async def test_a_response_that_lies_about_its_length_ends_its_connection(body: bytes, loopback_clock: object) -> None:
     async def handler(_receive: Receive, send: Send) -> None:
         await send(OK)
         await send({"type": "http.response.body", "body": body})
@@ -124,7 +128,7 @@ async def test_a_response_that_lies_about_its_length_ends_its_connection(body: b
         assert await served.healthy()
 
 
-async def test_a_fault_in_the_middle_of_a_response_truncates_it() -> None:
+async def test_a_fault_in_the_middle_of_a_response_truncates_it(loopback_clock: object) -> None:
     async def handler(_receive: Receive, send: Send) -> None:
         await send(OK)
         await send({"type": "http.response.body", "body": b"o", "more_body": True})
@@ -135,7 +139,7 @@ async def test_a_fault_in_the_middle_of_a_response_truncates_it() -> None:
         assert await served.healthy()
 
 
-async def test_a_fault_of_the_connection_itself_ends_it_alone() -> None:
+async def test_a_fault_of_the_connection_itself_ends_it_alone(loopback_clock: object) -> None:
     def no_more_ids() -> str:
         raise LookupError
 
@@ -156,13 +160,13 @@ async def test_a_hook_that_fails_is_counted_and_harms_nobody() -> None:
     assert leaf_name(ExceptionGroup("g", [ValueError()])) == "ValueError"
 
 
-async def test_an_interrupt_is_not_held_back() -> None:
+async def test_an_interrupt_is_not_held_back(loopback_clock: object) -> None:
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True):
         async with serving(raising(KeyboardInterrupt())) as served:
             await served.ask(GET)
 
 
-async def test_a_handler_that_leaves_the_body_unread_does_not_hold_the_connection() -> None:
+async def test_a_handler_that_leaves_the_body_unread_does_not_hold_the_connection(loopback_clock: object) -> None:
     async def handler(_receive: Receive, send: Send) -> None:
         await trio.sleep(0.05)  # the reader has filled the channel of ten messages by now
         await send(OK)
@@ -175,7 +179,7 @@ async def test_a_handler_that_leaves_the_body_unread_does_not_hold_the_connectio
         await until(lambda: served.statistics.connections_open == 0)
 
 
-async def test_a_handler_sees_the_body_as_it_arrives_and_its_end_once() -> None:
+async def test_a_handler_sees_the_body_as_it_arrives_and_its_end_once(loopback_clock: object) -> None:
     heard: list[tuple[bytes, bool]] = []
 
     async def handler(receive: Receive, send: Send) -> None:
@@ -194,7 +198,7 @@ async def test_a_handler_sees_the_body_as_it_arrives_and_its_end_once() -> None:
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["disconnect", "half-close"])
-async def test_a_client_that_leaves_cancels_its_quart_handler(half: bool) -> None:
+async def test_a_client_that_leaves_cancels_its_quart_handler(half: bool, loopback_clock: object) -> None:
     app, cancelled = make_app(), trio.Event()
 
     @app.get("/wait")
@@ -216,7 +220,7 @@ async def test_a_client_that_leaves_cancels_its_quart_handler(half: bool) -> Non
         await stream.aclose()
 
 
-async def test_a_client_that_resets_after_pipelining_leaves_no_connection_behind() -> None:
+async def test_a_client_that_resets_after_pipelining_leaves_no_connection_behind(loopback_clock: object) -> None:
     """The reader waits for the first response's end then; the failed send of it must release the reader."""
     async with serving(settings=PATIENT) as served:
         stream = await served.connect()
@@ -228,7 +232,7 @@ async def test_a_client_that_resets_after_pipelining_leaves_no_connection_behind
         assert served.faults == []
 
 
-async def test_receive_says_disconnect_as_often_as_it_is_asked() -> None:
+async def test_receive_says_disconnect_as_often_as_it_is_asked(loopback_clock: object) -> None:
     heard: list[str] = []
 
     async def handler(receive: Receive, _send: Send) -> None:

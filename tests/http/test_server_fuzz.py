@@ -123,7 +123,7 @@ def quiet_quart() -> Any:
 
 
 @pytest.mark.parametrize("killer", KILLERS.values(), ids=KILLERS.keys())
-async def test_what_kills_hypercorn_harms_nobody_here(killer: bytes) -> None:
+async def test_what_kills_hypercorn_harms_nobody_here(killer: bytes, loopback_clock: object) -> None:
     async with serving() as served:
         for eof in (False, True):
             data = await served.ask(killer, eof=eof)
@@ -135,7 +135,7 @@ async def test_what_kills_hypercorn_harms_nobody_here(killer: bytes) -> None:
 
 
 @pytest.mark.parametrize("killer", KILLERS.values(), ids=KILLERS.keys())
-async def test_the_killers_do_kill_bare_hypercorn(killer: bytes) -> None:
+async def test_the_killers_do_kill_bare_hypercorn(killer: bytes, loopback_clock: object) -> None:
     """So that the test above is about something. If this fails, hypercorn was mended: server.py may be simpler."""
     config = Config()
     config.bind, config.errorlog = ["127.0.0.1:0"], None
@@ -152,7 +152,7 @@ async def test_the_killers_do_kill_bare_hypercorn(killer: bytes) -> None:
         await attack()
 
 
-async def test_mutants_kill_nobody_and_leave_nothing_behind(quiet_quart: Any) -> None:
+async def test_mutants_kill_nobody_and_leave_nothing_behind(quiet_quart: Any, loopback_clock: object) -> None:
     settings = replace(QUICK, head_timeout_s=0.3, body_timeout_s=0.3, keep_alive_s=0.3, linger_s=0.1)
     async with serving(quiet_quart, settings) as served:
         assert await served.healthy()

@@ -178,7 +178,7 @@ async def until(condition: Callable[[], bool], within_s: float = 3.0) -> None:
             await trio.sleep(0.005)
 
 
-async def test_a_served_app_answers_and_keeps_the_connection() -> None:
+async def test_a_served_app_answers_and_keeps_the_connection(loopback_clock: object) -> None:
     async with serving() as served, await served.connect() as stream:
         for _ in range(3):
             await stream.send_all(HEALTH)
@@ -192,7 +192,7 @@ async def test_a_served_app_answers_and_keeps_the_connection() -> None:
     assert served.statistics.connections_open == 0
 
 
-async def test_a_body_is_echoed_whatever_its_framing() -> None:
+async def test_a_body_is_echoed_whatever_its_framing(loopback_clock: object) -> None:
     async with serving() as served:
         plain = b"POST /echo HTTP/1.1\r\nHost: t\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello"
         chunked = (
@@ -205,7 +205,7 @@ async def test_a_body_is_echoed_whatever_its_framing() -> None:
             assert answer.headers["connection"] == "close"
 
 
-async def test_pipelined_requests_are_answered_in_order() -> None:
+async def test_pipelined_requests_are_answered_in_order(loopback_clock: object) -> None:
     async with serving() as served:
         last = b"GET /missing HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
         data = await served.ask(HEALTH + HEALTH + last)

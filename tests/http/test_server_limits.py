@@ -41,7 +41,7 @@ async def drip(stream: trio.SocketStream, data: bytes, pause_s: float = 0.03) ->
 
 
 @pytest.mark.parametrize("first", [b"", HEALTH], ids=["first request", "second request"])
-async def test_a_dripping_head_is_cut(first: bytes) -> None:
+async def test_a_dripping_head_is_cut(first: bytes, loopback_clock: object) -> None:
     """However steadily it drips: the time is the head's, not a byte's."""
     async with serving() as served, await served.connect() as stream:
         if first:
@@ -58,7 +58,7 @@ async def test_a_dripping_head_is_cut(first: bytes) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
-async def test_a_dripping_body_is_cut_and_its_handler_cancelled(chunked: bool) -> None:
+async def test_a_dripping_body_is_cut_and_its_handler_cancelled(chunked: bool, loopback_clock: object) -> None:
     framing = b"Transfer-Encoding: chunked" if chunked else b"Content-Length: 1000"
     async with serving() as served, await served.connect() as stream:
         await stream.send_all(b"POST /echo HTTP/1.1\r\nHost: t\r\n" + framing + b"\r\n\r\n")
@@ -69,14 +69,14 @@ async def test_a_dripping_body_is_cut_and_its_handler_cancelled(chunked: bool) -
         assert (served.statistics.cut_slow, served.faults) == (1, [])
 
 
-async def test_a_handler_may_take_longer_than_the_body_may() -> None:
+async def test_a_handler_may_take_longer_than_the_body_may(loopback_clock: object) -> None:
     async with serving() as served:
         answer = parse(await served.ask(b"GET /sleep/0.9 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"))
         assert answer.status == 200
 
 
 @pytest.mark.parametrize("first", [b"", HEALTH], ids=["never a byte", "after a request"])
-async def test_a_silent_connection_is_closed(first: bytes) -> None:
+async def test_a_silent_connection_is_closed(first: bytes, loopback_clock: object) -> None:
     async with serving() as served, await served.connect() as stream:
         if first:
             await stream.send_all(first)
@@ -118,14 +118,14 @@ async def test_an_endless_answer_ends_with_its_client_and_lets_others_run(method
         assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
         assert await served.healthy()
         await stream.send_eof()
-        with trio.fail_after(3):
+        with trio.fail_after(15):
             while await stream.receive_some():
                 pass
             await ended.wait()
         assert (served.statistics.cut_nonreading, served.faults) == (0, [])
 
 
-async def test_a_client_that_does_not_read_is_cut_and_its_handler_cancelled() -> None:
+async def test_a_client_that_does_not_read_is_cut_and_its_handler_cancelled(loopback_clock: object) -> None:
     app, ended = endless_app()
     async with serving(app) as served, await served.connect() as stream:
         await stream.send_all(b"GET /endless HTTP/1.1\r\nHost: t\r\n\r\n")
@@ -136,7 +136,7 @@ async def test_a_client_that_does_not_read_is_cut_and_its_handler_cancelled() ->
         assert await served.healthy()
 
 
-async def test_a_client_that_reads_slowly_is_not_cut() -> None:
+async def test_a_client_that_reads_slowly_is_not_cut(loopback_clock: object) -> None:
     """16 MiB take longer than send_timeout_s, but each 64 KiB do not; in 64 reads at least, whatever has gathered."""
     async with serving() as served, await served.connect() as stream:
         await stream.send_all(b"GET /big HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
@@ -161,7 +161,7 @@ def test_the_cap_leaves_descriptors_to_the_engine(asked: int, descriptors: int, 
     assert descriptors == 1 or descriptors - cap >= 0.4 * descriptors
 
 
-async def test_at_the_cap_new_clients_wait_until_one_ends() -> None:
+async def test_at_the_cap_new_clients_wait_until_one_ends(loopback_clock: object) -> None:
     async with serving(settings=replace(PATIENT, max_connections=2)) as served:
         sleepers = [await served.connect() for _ in range(2)]
         for stream in sleepers:
@@ -176,7 +176,7 @@ async def test_at_the_cap_new_clients_wait_until_one_ends() -> None:
             await stream.aclose()
 
 
-async def test_at_the_cap_the_longest_silent_make_room() -> None:
+async def test_at_the_cap_the_longest_silent_make_room(loopback_clock: object) -> None:
     async with serving(settings=replace(PATIENT, max_connections=3)) as served:
         silent, used, busy = [await served.connect() for _ in range(3)]
         await busy.send_all(b"GET /sleep/1.0 HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n")
@@ -194,7 +194,7 @@ async def test_at_the_cap_the_longest_silent_make_room() -> None:
             await stream.aclose()
 
 
-async def test_slow_clients_at_the_cap_do_not_keep_others_out_for_ever() -> None:
+async def test_slow_clients_at_the_cap_do_not_keep_others_out_for_ever(loopback_clock: object) -> None:
     """RELIABILITY.md row 25 in small: five times as many dripping clients as there is room for."""
     async with serving(settings=replace(QUICK, max_connections=20)) as served:
         streams = [await served.connect() for _ in range(100)]
@@ -207,7 +207,7 @@ async def test_slow_clients_at_the_cap_do_not_keep_others_out_for_ever() -> None
             await stream.aclose()
 
 
-async def test_running_out_of_descriptors_pauses_accepting_and_kills_nobody() -> None:
+async def test_running_out_of_descriptors_pauses_accepting_and_kills_nobody(loopback_clock: object) -> None:
     async with serving(settings=PATIENT) as served, await served.connect() as before:
         await before.send_all(HEALTH)
         await read_answer(before)

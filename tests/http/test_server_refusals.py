@@ -81,7 +81,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("status,data", REFUSED.values(), ids=REFUSED.keys())
-async def test_a_malformed_request_gets_a_problem_and_the_connection_ends(status: int, data: bytes) -> None:
+async def test_a_malformed_request_gets_a_problem_and_the_connection_ends(
+    status: int, data: bytes, loopback_clock: object
+) -> None:
     async with serving() as served:
         answer = parse(await served.ask(data))
         assert answer.status == status
@@ -108,19 +110,19 @@ async def test_a_malformed_request_gets_a_problem_and_the_connection_ends(status
         (b"HEAD /health HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", 200),
     ],
 )
-async def test_unusual_but_right_requests_reach_the_app(data: bytes, status: int) -> None:
+async def test_unusual_but_right_requests_reach_the_app(data: bytes, status: int, loopback_clock: object) -> None:
     async with serving() as served:
         assert parse(await served.ask(data)).status == status
         assert served.statistics.refused == {}
 
 
-async def test_a_second_pipelined_request_is_checked_like_the_first() -> None:
+async def test_a_second_pipelined_request_is_checked_like_the_first(loopback_clock: object) -> None:
     async with serving() as served:
         data = await served.ask(HEALTH + b"GET /health HTTP/1.1\nHost: test\n\n")
         assert [int(part[:3]) for part in data.split(b"HTTP/1.1 ")[1:]] == [200, 400]
 
 
-async def test_a_refusal_carries_the_callers_id_if_it_is_sane_and_no_body_after_head() -> None:
+async def test_a_refusal_carries_the_callers_id_if_it_is_sane_and_no_body_after_head(loopback_clock: object) -> None:
     async with serving() as served:
         bad = b"HEAD / HTTP/2.0\r\nX-Request-Id: abc-1\r\n\r\n"
         answer = parse(await served.ask(bad))
@@ -129,7 +131,7 @@ async def test_a_refusal_carries_the_callers_id_if_it_is_sane_and_no_body_after_
         assert answer.headers["x-request-id"] != "<script>"
 
 
-async def test_an_upgrade_is_ignored() -> None:
+async def test_an_upgrade_is_ignored(loopback_clock: object) -> None:
     websocket = (
         b"GET /health HTTP/1.1\r\nHost: t\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
         b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
@@ -146,7 +148,7 @@ async def test_an_upgrade_is_ignored() -> None:
                 assert [int(part[:3]) for part in answers] == [200, 200]
 
 
-async def test_the_body_is_refused_by_its_announced_length_before_it_is_read() -> None:
+async def test_the_body_is_refused_by_its_announced_length_before_it_is_read(loopback_clock: object) -> None:
     async with serving() as served, await served.connect() as stream:
         await stream.send_all(
             b"POST /echo HTTP/1.1\r\nHost: t\r\nExpect: 100-continue\r\nContent-Length: 65537\r\n\r\n"
@@ -157,13 +159,13 @@ async def test_the_body_is_refused_by_its_announced_length_before_it_is_read() -
         assert served.statistics.requests_total == 0
 
 
-async def test_a_client_that_sends_its_whole_large_body_can_still_read_the_refusal() -> None:
+async def test_a_client_that_sends_its_whole_large_body_can_still_read_the_refusal(loopback_clock: object) -> None:
     async with serving(settings=replace(QUICK, max_body_bytes=2_000_000)) as served:
         data = b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 2000001\r\n\r\n" + bytes(1_900_000)
         assert parse(await served.ask(data)).status == 413
 
 
-async def test_a_chunked_body_is_refused_when_it_outgrows_the_limit() -> None:
+async def test_a_chunked_body_is_refused_when_it_outgrows_the_limit(loopback_clock: object) -> None:
     async with serving() as served:
         chunk = b"4000\r\n" + bytes(0x4000) + b"\r\n"
         head = b"POST /echo HTTP/1.1\r\nHost: t\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
@@ -172,14 +174,14 @@ async def test_a_chunked_body_is_refused_when_it_outgrows_the_limit() -> None:
         assert (answer.status, answer.problem["code"]) == (413, "payload_too_large")
 
 
-async def test_a_body_cut_short_by_the_client_gets_a_400_and_the_handler_is_cancelled() -> None:
+async def test_a_body_cut_short_by_the_client_gets_a_400_and_the_handler_is_cancelled(loopback_clock: object) -> None:
     async with serving() as served:
         data = await served.ask(b"POST /echo HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\nhalf", eof=True)
         assert parse(data).status == 400
         assert served.faults == []
 
 
-async def test_expect_100_continue_is_answered() -> None:
+async def test_expect_100_continue_is_answered(loopback_clock: object) -> None:
     async with serving() as served, await served.connect() as stream:
         await stream.send_all(
             b"POST /echo HTTP/1.1\r\nHost: t\r\nConnection: close\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n"

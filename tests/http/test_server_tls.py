@@ -54,7 +54,7 @@ async def connect(served: Served, settings: ServerSettings, alpn: list[str] | No
     return stream
 
 
-async def test_a_request_over_tls_is_http_1_1(secure: ServerSettings) -> None:
+async def test_a_request_over_tls_is_http_1_1(secure: ServerSettings, loopback_clock: object) -> None:
     async with serving(settings=secure) as served, await connect(served, secure) as stream:
         assert stream.selected_alpn_protocol() == "http/1.1"
         for _ in range(2):
@@ -65,7 +65,7 @@ async def test_a_request_over_tls_is_http_1_1(secure: ServerSettings) -> None:
         assert await read_all(stream) == b""
 
 
-async def test_a_client_of_http_2_alone_is_refused(secure: ServerSettings) -> None:
+async def test_a_client_of_http_2_alone_is_refused(secure: ServerSettings, loopback_clock: object) -> None:
     async with serving(settings=secure) as served, await connect(served, secure, ["h2"]) as stream:
         assert stream.selected_alpn_protocol() is None
         await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9))
@@ -73,7 +73,7 @@ async def test_a_client_of_http_2_alone_is_refused(secure: ServerSettings) -> No
     assert served.faults == []
 
 
-async def test_tls_1_1_is_refused(secure: ServerSettings) -> None:
+async def test_tls_1_1_is_refused(secure: ServerSettings, loopback_clock: object) -> None:
     async with serving(settings=secure) as served:
         context = ssl.create_default_context(cafile=secure.tls_cert)
         context.set_ciphers("ALL:@SECLEVEL=0")
@@ -90,7 +90,9 @@ async def test_tls_1_1_is_refused(secure: ServerSettings) -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"\x16", HEALTH, bytes(5000)], ids=["silent", "one byte", "clear", "zeros"])
-async def test_a_handshake_that_comes_to_nothing_ends_in_time(secure: ServerSettings, data: bytes) -> None:
+async def test_a_handshake_that_comes_to_nothing_ends_in_time(
+    secure: ServerSettings, data: bytes, loopback_clock: object
+) -> None:
     async with serving(settings=secure) as served:
         with trio.fail_after(2):
             await served.ask(data)
@@ -102,7 +104,7 @@ async def test_a_handshake_that_comes_to_nothing_ends_in_time(secure: ServerSett
             assert (await read_answer(stream)).status == 200
 
 
-async def test_a_client_that_does_not_read_is_cut(secure: ServerSettings) -> None:
+async def test_a_client_that_does_not_read_is_cut(secure: ServerSettings, loopback_clock: object) -> None:
     async with serving(settings=secure) as served:
         stream = await connect(served, secure)
         await stream.send_all(b"GET /big HTTP/1.1\r\nHost: t\r\n\r\n")
@@ -112,7 +114,7 @@ async def test_a_client_that_does_not_read_is_cut(secure: ServerSettings) -> Non
         assert served.faults == []
 
 
-async def test_draining_ends_hostile_clients_with_the_grace(secure: ServerSettings) -> None:
+async def test_draining_ends_hostile_clients_with_the_grace(secure: ServerSettings, loopback_clock: object) -> None:
     patient = replace(PATIENT, tls_cert=secure.tls_cert, tls_key=secure.tls_key)
     async with serving(settings=patient) as served:
         streams = [await connect(served, secure) for _ in range(3)]
