@@ -39,6 +39,7 @@ def claimed(**given: Any) -> Task:
         "current_retry": 0,
         "deferrals": 0,
         "interruptions": 0,
+        "doubtful": False,
         "manual": False,
         "run": 1,
         "runs_done": 0,

@@ -87,7 +87,7 @@ def test_the_id_is_one_for_all_attempts_of_a_run_and_another_for_the_next_run() 
 
 def test_only_an_attempt_whose_former_outcome_is_unknown_says_possible_duplicate() -> None:
     assert "x-taskcenter-redelivery" not in sent(claimed(current_retry=2))[1]
-    assert sent(claimed(interruptions=1))[1]["x-taskcenter-redelivery"] == "possible-duplicate"
+    assert sent(claimed(doubtful=True))[1]["x-taskcenter-redelivery"] == "possible-duplicate"
 
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])

@@ -106,7 +106,9 @@ def test_a_stop_ends_the_task_whatever_is_left_of_the_list(exchange: Exchange) -
 def test_a_deferral_is_the_same_attempt_again_at_the_receivers_time(exchange: Exchange, due_at: int) -> None:
     move = after_exchange(claimed(current_retry=1, deferrals=3), exchange)
     assert (move.status, move.next_execute_at) == (Status.RETRYING, due_at)
-    assert (move.current_retry, move.deferrals) == (1, 4)
+    assert (move.current_retry, move.deferrals, move.doubtful) == (1, 4, False)
+    assert after_exchange(claimed(doubtful=True), exchange).doubtful  # it may have come in before, unheard of
+    assert not after_exchange(claimed(doubtful=True), answer(500)).doubtful
 
 
 def test_from_the_twenty_first_on_a_deferral_counts_as_a_failed_attempt() -> None:
@@ -252,8 +254,8 @@ def test_a_run_is_missed_when_the_next_one_is_due_as_well() -> None:
 
 @pytest.mark.parametrize(
     "task",
-    [recurring(), claimed(), skipping(current_retry=1), skipping(deferrals=1)],
-    ids=["once", "no schedule", "retry", "deferred"],
+    [recurring(), claimed(), skipping(current_retry=1), skipping(deferrals=1), skipping(doubtful=True)],
+    ids=["once", "no schedule", "retry", "deferred", "lost with its sender"],
 )
 def test_only_the_first_attempt_of_a_skipping_schedule_is_ever_missed(task: Task) -> None:
     assert missed_run(task, NOW + 5 * HOUR) is None

@@ -51,10 +51,12 @@ class Model:
     retry: int = 0
     deferrals: int = 0
     interruptions: int = 0
+    doubtful: bool = False  # a sender of this attempt was lost with it, and no end of it is known since
     manual: bool = False  # the retry that waits was asked for before its time
     attempts: int = 0
     anchor: int = 0
     history: dict[int, str] = field(default_factory=dict)  # number → how the attempt ended
+    cancelled_with: set[int] = field(default_factory=set)  # numbers of attempts that were on their way, and are
     sent: Task | None = None  # claimed, with no end recorded yet
     deadline: int | None = None
     every: int = EVERY_S * 1000
@@ -76,6 +78,8 @@ class Model:
         self.version += 1
 
     def cancelled(self) -> None:
+        if self.status == "running":
+            self.cancelled_with.add(self.attempts)
         self._ended("cancelled", "cancelled")
 
     def claimed(self, task: Task | None) -> None:
@@ -93,17 +97,28 @@ class Model:
         """Delivered again."""
         self.status, self.reason, self.due = "pending", None, None
         self.run, self.retry, self.deferrals, self.interruptions, self.manual = self.run + 1, 0, 0, 0, False
+        self.doubtful = False
         self.changed()
 
     def interrupted(self) -> None:
         """Its sender was lost."""
         self.history[self.attempts] = "interrupted"
-        self.interruptions += 1
+        self.interruptions, self.doubtful = self.interruptions + 1, True
         if self.interruptions == MOST_INTERRUPTIONS:
             self._ended("failed", "crash_suspect")
         else:
             self.status, self.due = "retrying", None
             self.changed()
+
+    def lost(self) -> None:
+        """The senders of what was on its way at its cancels are."""
+        self.history |= dict.fromkeys(self.cancelled_with, "interrupted")
+        self.cancelled_with.clear()
+
+    def told(self, number: int, how: str) -> None:
+        """How an attempt ended, by its sender: what history has already stays."""
+        self.history.setdefault(number, how)
+        self.cancelled_with.discard(number)
 
     def over(
         self,
@@ -125,6 +140,7 @@ class Model:
         failed = meaning in {"failure", "deferral"} and not deferred
         again = deferred or (failed and used <= self.retries)
         self.manual = self.manual and deferred
+        self.doubtful = self.doubtful and deferred
         if again and self.deadline is not None and ended_at + waits > self.deadline:
             self.expired()
         elif deferred:

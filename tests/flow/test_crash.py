@@ -66,6 +66,31 @@ async def test_a_kill_in_the_middle_loses_nothing(database_url: str, tmp_path: P
         assert all(call.arrived_at >= call.due_at for call in receiver.calls), "never early"
 
 
+async def test_what_a_kill_leaves_in_doubt_is_told(tmp_path: Path) -> None:
+    """Two calls are on their way, one of a task that was cancelled meanwhile: it stands in history as interrupted. The
+    other is sent again, and its receiver, who puts it off, is told that he may have had it until he has answered it.
+    """
+    async with running(f"sqlite:///{tmp_path}/embedded.db", tmp_path) as (service, receiver), business(service) as api:
+        receiver.decide = lambda _: Answer(delay_s=600)
+        bodies = [{"business_id": name, "callback_url": f"{receiver.url}/{name}"} for name in ("doubted", "cancelled")]
+        doubted, cancelled = [(await api.ok("POST", "/tasks", body))["id"] for body in bodies]
+        await receiver.wait_for(2)
+        assert (await api.ok("DELETE", f"/tasks/{cancelled}"))["in_flight"] is True
+        answers = iter([Answer(429, headers={"Retry-After": "1"}), Answer()])
+        receiver.decide = lambda _: next(answers)
+        service.kill()
+        await service.start()
+        task = await api.until_status(doubted, "succeeded")
+        ends = [(one["attempt"], one["status"]) for one in reversed(task["executions"])]
+        assert ends == [(1, "interrupted"), (1, "deferred"), (1, "success")]
+        calls = [call for call in receiver.calls if call.path == "/doubted"]
+        flags = [call.headers.get("x-taskcenter-redelivery") for call in calls]
+        assert flags == [None, "possible-duplicate", "possible-duplicate"]
+        assert len(receiver.calls) == len(calls) + 1
+        ((only,), version) = [(await api.ok("GET", f"/tasks/{cancelled}"))[name] for name in ("executions", "version")]
+        assert (only["status"], only["attempt"], version) == ("interrupted", 1, 3)
+
+
 async def test_sigterm_finishes_what_is_on_its_way_and_nothing_repeats(database_url: str, tmp_path: Path) -> None:
     async with running(database_url, tmp_path) as (service, receiver), business(service) as api:
         receiver.decide = lambda call: Answer(delay_s=0.3)

@@ -212,6 +212,8 @@ class Life(RuleBasedStateMachine):
     def claim(self, data: st.DataObject) -> None:
         task = self.pick(data, WAITING)
         task.claimed(self.loop.do(lambda: self.loop.api.claim(task.id, self.code)))
+        assert task.sent is not None
+        assert task.sent.doubtful is task.doubtful
 
     @precondition(lambda self: any(task.sent for task in self.tasks.values()))
     @rule(data=st.data(), name=st.sampled_from(sorted(ANSWERS)))
@@ -233,7 +235,7 @@ class Life(RuleBasedStateMachine):
             task.over(meaning, claimed.scheduled_at, at)
         else:
             assert isinstance(recorded, Superseded), "cancelled or taken over meanwhile"
-        task.history.setdefault(claimed.sends, status)
+        task.told(claimed.sends, status)
 
     async def now(self) -> int:
         return self.loop.api.clock.now_ms()
@@ -246,15 +248,20 @@ class Life(RuleBasedStateMachine):
         (recorded,) = await self.loop.api.store.engine.record([outcome], at)
         return recorded
 
-    @precondition(lambda self: any(task.status == "running" for task in self.tasks.values()))
+    @precondition(lambda self: any(task.status == "running" or task.cancelled_with for task in self.tasks.values()))
     @rule()
     def take_over(self) -> None:
         lost = self.newest(lambda task: task.status == "running")
-        found = self.loop.do(self.loop.api.take_over)
+        cancelled = self.newest(lambda task: bool(task.cancelled_with))
+        found, told = self.loop.do(self.loop.api.take_over)
         assert {task.id for task in found} == {task.id for task in lost}
+        mine = {(one.task_id, one.number) for one in told if one.business_code == self.code}  # former machines' beside
+        assert mine == {(task.id, number) for task in cancelled for number in task.cancelled_with}
         for task in lost:
             task.interrupted()
-        self.touched += lost
+        for task in cancelled:
+            task.lost()
+        self.touched += lost + cancelled
 
     # --- the comparison -----------------------------------------------------------------------------------------
 

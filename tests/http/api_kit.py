@@ -25,7 +25,7 @@ from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.service.engine_port import BusinessView, WaitView
 from taskcenter.service.services import Services
-from taskcenter.store.engine_records import Applied, ClaimRequest, Move, Outcome
+from taskcenter.store.engine_records import Applied, ClaimRequest, Move, OpenAttempt, Outcome
 from taskcenter.store.interface import Store
 from taskcenter.store.migrate import up
 from taskcenter.store.records import Business, Execution, ExecutionStatus, Task
@@ -220,10 +220,12 @@ class Api:
         )
         return claimed
 
-    async def take_over(self) -> list[Task]:
-        """The instance that owned the shards is lost, another takes over: what it left running, as it is now."""
+    async def take_over(self) -> tuple[list[Task], list[OpenAttempt]]:
+        """The instance that owned the shards is lost, another takes over: what it left running, as it is now, and the
+        attempts of cancelled tasks that it left on their way.
+        """
         if not self._terms:
-            return []
+            return [], []
         heir = f"heir-{max(self._terms.values())}"
         for shard in await self.store.leases.shards():
             if shard.owner is not None:
@@ -231,7 +233,9 @@ class Api:
                 break
         await self.store.leases.register(heir, address=None, host_identity="", ttl_ms=600_000)
         self._terms = await self.store.leases.acquire(heir, range(SHARDS))
-        return await self.store.engine.recover(self._terms, self.clock.now_ms(), 1000)
+        now = self.clock.now_ms()
+        lost = await self.store.engine.recover(self._terms, now, 1000)
+        return lost, await self.store.engine.recover_cancelled(self._terms, now, 1000)
 
     async def attempt(
         self, task_id: str, *, status: Status, at: int | None = None, by: str = "orders", **execution: Any

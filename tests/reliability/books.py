@@ -67,15 +67,15 @@ class Books:
         }
 
     @cached_property
-    def repeats(self) -> list[tuple[Send, Send]]:
-        """Sends of one attempt that followed one another, but for those after one that the receiver put off."""
+    def followed(self) -> list[tuple[Send, Send]]:
+        """Sends of one attempt that followed one another."""
         attempts = grouped(self.sends, lambda send: (send.task_id, send.run, send.attempt))
-        return [
-            (before, again)
-            for sends in attempts.values()
-            for before, again in pairwise(sends)
-            if not self.put_off(before)
-        ]
+        return [pair for sends in attempts.values() for pair in pairwise(sends)]
+
+    @cached_property
+    def repeats(self) -> list[tuple[Send, Send]]:
+        """Of these, but for those after one that the receiver put off."""
+        return [(before, again) for before, again in self.followed if not self.put_off(before)]
 
     def put_off(self, send: Send) -> bool:
         """Whether the receiver answered that it wants it again later, and that was recorded."""

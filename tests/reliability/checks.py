@@ -116,6 +116,14 @@ def repeats(books: Books) -> Iterator[Violation]:
             yield Violation("unreasoned", task_id, f"{where}: history says {reason and reason.status}")
 
 
+def doubted(books: Books) -> Iterator[Violation]:
+    """Who puts off what he may have had already is told so the next time, too."""
+    for before, again in books.followed:
+        if before.redelivery and not again.redelivery and books.put_off(before):
+            where = f"run {before.run} attempt {before.attempt} after it was put off"
+            yield Violation("unflagged", before.task_id, where)
+
+
 def overlapping(books: Books) -> Iterator[Violation]:
     for task_id, sends in books.by_task.items():
         for before, again in pairwise(sends):
@@ -170,10 +178,8 @@ def resurrected(books: Books) -> Iterator[Violation]:
 def recorded(books: Books) -> Iterator[Violation]:
     """History and the receiver's record, against one another."""
     for claim, sends in books.by_claim.items():
-        one = books.executions.get(claim)
-        forgotten = one is None and books.changed(claim[0], "cancel") and books.excused(sends[-1])
-        if claim[0] in books.ledger.rows and not forgotten:  # a cancelled row does not tell that its sender was lost
-            yield from _one_claim(one, sends)
+        if claim[0] in books.ledger.rows:
+            yield from _one_claim(books.executions.get(claim), sends)
     for claim, one in books.executions.items():
         if one.status in ARRIVED and claim not in books.by_claim and not books.ledger.rows[claim[0]].derived:
             yield Violation("unsent", claim[0], f"attempt {one.attempt} is {one.status} in history")
@@ -238,6 +244,6 @@ def _interval(row: TaskRow, before: Execution) -> float:
 
 
 ALL: Final[tuple[Callable[[Books], Iterator[Violation]], ...]] = (
-    lost, unfinished, phantom, doubled, foreign, uncancelled, early, repeats, overlapping, out_of_term, over_rate,
-    resurrected, recorded, gaps,
+    lost, unfinished, phantom, doubled, foreign, uncancelled, early, repeats, doubted, overlapping, out_of_term,
+    over_rate, resurrected, recorded, gaps,
 )  # fmt: skip

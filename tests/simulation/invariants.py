@@ -34,7 +34,7 @@ def _rest(world: World, rested: Rested) -> Iterator[str]:
     if rested.within_s is None:
         waiting = [moves[-1].row for moves in world.journal.moves.values() if moves[-1].row.finished_at is None]
         names = ", ".join(f"{row.id} {row.status} term {row.term} due {row.next_execute_at}" for row in waiting[:5])
-        yield f"{len(waiting)} tasks never ended: {names}"
+        yield f"{len(waiting)} tasks, or attempts of cancelled ones, never ended: {names}"
     if rested.left:
         yield f"left over: {rested.left}"
     if rested.unowned:

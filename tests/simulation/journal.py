@@ -19,9 +19,9 @@ from taskcenter.store.connection import Connection
 
 COLUMNS: Final = (
     "id", "kind", "business_id", "shard", "business_unique_id", "status", "version", "term", "sends", "current_retry",
-    "max_retries", "retry_intervals", "deferrals", "interruptions", "manual", "run", "runs_done", "schedule",
-    "deadline_at", "finish_url", "tags", "timeout_ms", "scheduled_at", "anchor_at", "next_execute_at", "finish_reason",
-    "updated_at", "finished_at",
+    "max_retries", "retry_intervals", "deferrals", "interruptions", "doubtful", "manual", "run", "runs_done",
+    "schedule", "deadline_at", "finish_url", "tags", "timeout_ms", "scheduled_at", "anchor_at", "next_execute_at",
+    "finish_reason", "updated_at", "finished_at",
 )  # fmt: skip
 _NAMES: Final = ", ".join(COLUMNS)
 _NEW: Final = ", ".join(f"NEW.{name}" for name in COLUMNS)
@@ -63,6 +63,7 @@ class Row(NamedTuple):
     retry_intervals: str
     deferrals: int
     interruptions: int
+    doubtful: int
     manual: int
     run: int
     runs_done: int

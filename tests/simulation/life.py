@@ -142,6 +142,8 @@ class Life:
             self._wrong(move, f"after {event} due {due}, not {planned}")
         if row.status in WAITING and bool(row.manual) != self.model.manual:
             self._wrong(move, f"after {event} {'' if row.manual else 'not '}marked as asked for")
+        if row.status in WAITING and bool(row.doubtful) != self.model.doubtful:
+            self._wrong(move, f"after {event} {'' if row.doubtful else 'not '}marked as doubtful")
         if (row.finished_at is not None) != (row.status in ENDS):
             self._wrong(move, f"{row.status}, finished at {row.finished_at}")
         self.model.due = due  # to the ms: the next step counts from it

@@ -24,10 +24,12 @@ from taskcenter.actors.registry import ActorRegistry
 from taskcenter.clock import Clock
 from taskcenter.runtime import leases
 from taskcenter.runtime.engine import Engine
+from taskcenter.store import changes, outcomes, recovery
 from taskcenter.store import engine as engine_store
-from taskcenter.store import outcomes, recovery
+from taskcenter.store.cancelled import leave_open
 from taskcenter.store.connection import Connection
 from taskcenter.store.engine import SqlEngineStore
+from taskcenter.store.engine_records import Outcome
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements import leases as lease_sql
 from taskcenter.store.statements.text import by_key, fetch_in
@@ -165,7 +167,37 @@ def recovery_marks_nothing(patch: MonkeyPatch) -> None:
 
 def repeats_are_not_flagged(patch: MonkeyPatch) -> None:
     headers_of = message.headers_of
-    patch.setattr(attempt, "headers_of", lambda task, *rest: headers_of(replace(task, interruptions=0), *rest))
+    patch.setattr(attempt, "headers_of", lambda task, *rest: headers_of(replace(task, doubtful=False), *rest))
+
+
+def a_deferral_ends_the_doubt(patch: MonkeyPatch) -> None:
+    patch.setattr(
+        attempt, "move_after",
+        lambda task, what, began, ended: replace(move_after(task, what, began, ended), doubtful=False),
+    )  # fmt: skip
+
+
+def attempts_of_cancelled_tasks_are_not_noted(patch: MonkeyPatch) -> None:
+    patch.setattr(changes, "leave_open", lambda connection, _: leave_open(connection, []))
+
+
+def attempts_of_cancelled_tasks_are_not_taken_over(patch: MonkeyPatch) -> None:
+    async def nothing(*_: object) -> list[Any]:
+        await trio.lowlevel.checkpoint()
+        return []
+
+    patch.setattr(SqlEngineStore, "recover_cancelled", nothing)
+
+
+def withdrawn_attempts_are_not_told_of(patch: MonkeyPatch) -> None:
+    submit = Committer.submit
+
+    async def silent(self: Committer[Any, Any], item: Any) -> Any:
+        if isinstance(item, Outcome) and item.move.status is Status.CANCELLED:
+            return None
+        return await submit(self, item)
+
+    patch.setattr(Committer, "submit", silent)
 
 
 def limiter_is_not_rebuilt(patch: MonkeyPatch) -> None:
@@ -244,6 +276,10 @@ PLANTS: Final = (
     Planted(recovery_burns_an_attempt, (0, 4)),
     Planted(recovery_marks_nothing, (0, 4)),
     Planted(repeats_are_not_flagged, (0, 8)),
+    Planted(a_deferral_ends_the_doubt, (0,)),
+    Planted(attempts_of_cancelled_tasks_are_not_noted, (14,)),
+    Planted(attempts_of_cancelled_tasks_are_not_taken_over, (14,)),
+    Planted(withdrawn_attempts_are_not_told_of, (0,)),
     Planted(concurrency_is_not_counted, (0, 1)),
     Planted(pause_is_not_heard, (3, 8)),
     Planted(retries_count_from_the_start, (0, 1)),

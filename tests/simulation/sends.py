@@ -30,6 +30,9 @@ class Sends:
         for sent in world.receivers.sent:
             self.by_key[sent.key].append(sent)
         self._history: dict[Key, Execution] = {(one.task_id, one.term, one.scheduled_at): one for one in world.history}
+        self._attempts: dict[str, list[Execution]] = defaultdict(list)
+        for one in sorted(world.history, key=lambda one: one.number):
+            self._attempts[one.task_id].append(one)
         self._claims = {
             (move.row.id, move.row.term, move.row.scheduled_at): move
             for moves in world.journal.moves.values()
@@ -69,9 +72,9 @@ class Sends:
         if holder != sent.sender:
             yield f"{_told(sent)} under a term that was {holder}'s"
         yield from self._out_of_term(sent, claim)
-        if sent.flagged != (claim.row.interruptions > 0):
+        if sent.flagged != self._doubtful(claim):
             yield f"{_told(sent)}: flagged {sent.flagged} after {claim.row.interruptions} interruptions"
-        if sent.key not in self._history and not self._may_be_forgotten(sent, claim):
+        if sent.key not in self._history:
             yield f"{_told(sent)} and is not in the history"
 
     def _out_of_term(self, sent: Sent, claim: Move) -> Iterator[str]:
@@ -81,12 +84,16 @@ class Sends:
         if taken is not None and sent.left:
             yield f"{_told(sent)} at {sent.at}, though another owner had the shard since {taken}"
 
-    def _may_be_forgotten(self, sent: Sent, claim: Move) -> bool:
-        """Whoever sent it was lost before it could tell, and the task had been cancelled: nobody looks for its end."""
-        moves = self.world.journal.moves[sent.task_id]
-        cancelled = any(move.row.status == "cancelled" and move.row.sends == claim.row.sends for move in moves)
-        lost = self.world.faults.explain(sent.sender, claim.at, self.world.clock.now_ms())
-        return cancelled and lost
+    def _doubtful(self, claim: Move) -> bool:
+        """Whether a former send of the attempt may have come in unheard of, and it was at most put off since."""
+        row = claim.row
+        former = [
+            one.status for one in self._attempts[row.id]
+            if (one.run, one.attempt) == (row.run, row.current_retry + 1) and one.number < row.sends
+        ]  # fmt: skip
+        while former and former[-1] is ExecutionStatus.DEFERRED:
+            former.pop()
+        return former[-1:] == [ExecutionStatus.INTERRUPTED]
 
     def _kept(self, execution: Execution) -> Iterator[str]:
         key = (execution.task_id, execution.term, execution.scheduled_at)

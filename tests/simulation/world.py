@@ -29,7 +29,10 @@ from taskcenter.task import SHARDS
 
 SECRET: Final = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 REST_S: Final = 90.0  # once all faults are over, everything ends within this, and within what the rate limits ask for
-ACTIVE: Final = "SELECT COUNT(*) FROM tasks WHERE finished_at IS NULL"
+# what has not ended: tasks, and attempts of cancelled ones
+ACTIVE: Final = (
+    "SELECT (SELECT COUNT(*) FROM tasks WHERE finished_at IS NULL) + (SELECT COUNT(*) FROM cancelled_attempts)"
+)
 
 
 @dataclass

@@ -98,8 +98,12 @@ PRIMARY = {
     "task_executions": "sqlite_autoindex_task_executions_1",
     "task_tags": "sqlite_autoindex_task_tags_1",
     "audit_log": "sqlite_autoindex_audit_log_1",
+    "cancelled_attempts": "sqlite_autoindex_cancelled_attempts_1",
 }
-ALIASES = {"t": "tasks", "g": "task_tags", "e": "task_executions", "b": "business_systems", "a": "audit_log"}
+ALIASES = {
+    "t": "tasks", "g": "task_tags", "e": "task_executions", "b": "business_systems", "a": "audit_log",
+    "c": "cancelled_attempts",
+}  # fmt: skip
 
 
 async def explain(database: Database, statement: Statement) -> Plan:

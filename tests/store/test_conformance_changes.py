@@ -287,7 +287,8 @@ async def test_redeliver_begins_a_new_run(store: SqlStore, status: Status) -> No
     assert ended is not None
     result = await store.tasks.redeliver(BUSINESS, task.id, NOW + 70, NOW + 9, audit_entry("task.redeliver"), LIMIT)
     again = replace(
-        ended, status=Status.PENDING, run=2, current_retry=0, deferrals=0, interruptions=0, finish_reason=None,
+        ended, status=Status.PENDING, run=2, current_retry=0, deferrals=0, interruptions=0, doubtful=False,
+        finish_reason=None,
         finished_at=None, last_error=None, next_execute_at=NOW + 70, anchor_at=NOW + 70, version=ended.version + 1,
         updated_at=NOW + 9,
     )  # fmt: skip

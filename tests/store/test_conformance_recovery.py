@@ -53,8 +53,9 @@ async def test_recovered_is_due_now_as_the_same_attempt(store: SqlStore) -> None
     assert await lose_owner(store, "two") == NEXT
     found = await store.engine.recover(NEXT, NOW + 99, 10)
     recovered = replace(
-        lost, status=Status.RETRYING, interruptions=1, next_execute_at=NOW + 99, version=3, updated_at=NOW + 99
-    )
+        lost, status=Status.RETRYING, interruptions=1, doubtful=True, next_execute_at=NOW + 99, version=3,
+        updated_at=NOW + 99,
+    )  # fmt: skip
     assert await stored(store, running) == recovered
     assert found == [replace(recovered, headers={}, payload=b"")]
     assert await store.tasks.executions(BUSINESS, running.id, None, 9) == [
@@ -67,7 +68,7 @@ async def test_recovered_is_due_now_as_the_same_attempt(store: SqlStore) -> None
     assert await store.businesses.counters(BUSINESS) == Counters(BUSINESS, 2, 3, 1, 0, 0, 0, callbacks=2)
     assert await store.engine.recover(NEXT, NOW + 100, 10) == []
     again = await claim(store, recovered, term=TERM + 1, now=NOW + 100)
-    assert (again.current_retry, again.sends, again.interruptions) == (0, 2, 1)
+    assert (again.current_retry, again.sends, again.interruptions, again.doubtful) == (0, 2, 1, True)
 
 
 async def test_own_claims_are_not_recovered(store: SqlStore) -> None:
@@ -140,10 +141,14 @@ async def test_an_outcome_ends_the_row_of_interruptions(store: SqlStore) -> None
     terms = await lose_owner(store, "two")
     await store.engine.recover(terms, NOW, 10)
     running = await claim(store, await stored(store, task), term=2)
-    assert running.interruptions == 1
-    again = move(running, Status.RETRYING, next_execute_at=NOW)
-    assert await store.engine.record([outcome(running, again)], NOW) == [Applied(5)]
-    assert (await stored(store, task)).interruptions == 0
+    assert (running.interruptions, running.doubtful) == (1, True)
+    put_off = move(running, Status.RETRYING, next_execute_at=NOW, deferrals=1, doubtful=True)
+    assert await store.engine.record([outcome(running, put_off)], NOW) == [Applied(5)]
+    again = await claim(store, await stored(store, task), term=2)
+    assert (again.interruptions, again.doubtful) == (0, True)  # its receiver may have had it before all the same
+    failed = move(again, Status.RETRYING, next_execute_at=NOW, current_retry=1)
+    assert await store.engine.record([outcome(again, failed)], NOW) == [Applied(7)]
+    assert not (await stored(store, task)).doubtful
 
 
 async def test_pages_of_recovery(store: SqlStore) -> None:

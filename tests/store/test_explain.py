@@ -179,10 +179,14 @@ async def test_claims_and_outcomes(full: SqlStore) -> None:
     ]
     found += await plans(full, full.engine.settle(failed, NOW))
     found += await plans(full, full.engine.recover({SHARD: 1}, NOW, 20))
+    for task in await some_tasks(full, Status.RUNNING, 20):
+        await full.tasks.cancel(BUSINESS, task.id, NOW, audit_entry())
+    found += await plans(full, full.engine.recover_cancelled({SHARD: 1}, NOW, 20))
     for plan in found:
         assert not any(step.whole for step in plan.steps if step.table in BIG), plan
         assert plan.indexes("tasks") <= {"PRIMARY", "ix_tasks_business_status"}, plan
         assert plan.indexes("task_executions") <= {"PRIMARY"}, plan
+        assert plan.indexes("cancelled_attempts") <= {"PRIMARY", "ix_cancelled_attempts_shard"}, plan
     assert any(plan.indexes("tasks") == {"ix_tasks_business_status"} for plan in found)  # what was left running
     assert any("JSON_TABLE" in plan.sql or "json_each" in plan.sql for plan in found)
 

@@ -103,6 +103,21 @@ def _cancelled(ledger: Ledger, *, in_flight: bool, late_sends: int) -> None:
         ledger.add(Send("gone", "shop", 1, attempt, 1, 1_000, 1_000 + attempt, 1_010, status=200))
 
 
+def _put_off(ledger: Ledger, *, flagged: bool) -> None:
+    """The receiver puts off what was sent to it again, and gets it once more."""
+    _send(ledger, "twice", last=True, status=503)
+    put_off = Execution(2, 1, 1, 2, "deferred", 12_000, 12_000, 12_055, 503)
+    end = Execution(3, 1, 1, 2, "success", 13_100, 13_100, 13_155, 200)
+    _row(ledger, "twice", executions=(ledger.rows["twice"].executions[0], put_off, end))
+    ledger.add(Send("twice", "till", 1, 1, 2, 13_100, 13_101, 13_150, status=200, redelivery=flagged))
+
+
+def _lost_after_cancel(ledger: Ledger, *executions: Execution) -> None:
+    _cancelled(ledger, in_flight=True, late_sends=1)
+    ledger.add(Disruption("SIGKILL", 1_005, 1_005))
+    _row(ledger, "gone", executions=executions)
+
+
 PLANTED: list[tuple[str, str, Plant]] = [
     ("acknowledged, not there", "lost", lambda books: books.rows.pop("gone")),
     ("replayed, not there", "lost", lambda books: books.add(Create("shop", "b-x", 0, 1, "replayed", "x"))),
@@ -127,6 +142,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
         0, Disruption("SIGSTOP", 100, 1_500))),
     ("twice for one fault", "repeated", lambda books: _more(books, "twice", term=3, due_at=20_000, arrived_at=20_001)),
     ("not flagged", "unflagged", lambda books: _send(books, "twice", last=True, redelivery=False)),
+    ("put off, then not flagged", "unflagged", lambda books: _put_off(books, flagged=False)),
     ("history says it went well", "unreasoned", lambda books: _execution(books, "twice", 0, status="success")),
     ("a retry before the answer", "overlapping", lambda books: _send(books, "again", ended_at=7_000)),
     ("a term that was over", "out_of_term", lambda books: books.sends.append(
@@ -140,6 +156,7 @@ PLANTED: list[tuple[str, str, Plant]] = [
     ("called after the cancel", "uncancelled", lambda books: _cancelled(books, in_flight=False, late_sends=1)),
     ("more than the one in flight", "uncancelled", lambda books: _cancelled(books, in_flight=True, late_sends=2)),
     ("not in history", "unrecorded", lambda books: _row(books, "again", executions=books.rows["again"].executions[:1])),
+    ("not in history, though cancelled", "unrecorded", lambda books: _lost_after_cancel(books)),
     ("answered, never seen", "unsent", lambda books: books.sends.pop(0)),
     ("another answer", "misrecorded", lambda books: _execution(books, "again", 0, response_status=502)),
     ("blocked, yet it came", "misrecorded", lambda books: _execution(books, "again", 0, status="blocked")),
@@ -169,22 +186,15 @@ INNOCENT: list[tuple[str, Plant]] = [
         _execution(books, "again", 0, status="deferred"),
         _execution(books, "again", 1, attempt=1),
         _send(books, "again", last=True, attempt=1))),
-    ("a repeat is put off and comes once more, as the receiver wished", lambda books: (
-        _send(books, "twice", last=True, status=503),
-        _row(books, "twice", executions=(
-            books.rows["twice"].executions[0],
-            Execution(2, 1, 1, 2, "deferred", 12_000, 12_000, 12_055, 503),
-            Execution(3, 1, 1, 2, "success", 13_100, 13_100, 13_155, 200))),
-        books.add(Send("twice", "till", 1, 1, 2, 13_100, 13_101, 13_150, status=200)))),
+    ("a repeat is put off and comes once more, as the receiver wished", lambda books: _put_off(books, flagged=True)),
     ("a kept connection that ended is tried once more", lambda books: (
         _send(books, "once", status=None, ended_at=1_004),
         _more(books, "once", arrived_at=1_005, status=200))),
     ("the one in flight at a cancel", lambda books: (
         _cancelled(books, in_flight=True, late_sends=1),
         _row(books, "gone", executions=(Execution(1, 1, 1, 1, "success", 1_000, 1_000, 1_012, 200),)))),
-    ("cancelled on its way, and its sender lost", lambda books: (
-        _cancelled(books, in_flight=True, late_sends=1),
-        books.add(Disruption("SIGKILL", 1_005, 1_005)))),
+    ("cancelled on its way, and its sender lost", lambda books: _lost_after_cancel(
+        books, Execution(1, 1, 1, 1, "interrupted", 1_000, 1_001, 1_001))),
     ("claimed by the dead and never sent", lambda books: (
         books.sends.__delitem__(2), books.disruptions.clear())),
     ("an unanswered create that took effect", lambda books: books.creates.__setitem__(

@@ -25,7 +25,16 @@ from taskcenter.actors.egress.targets import CallbackUrlError, check_url
 from taskcenter.actors.ended import Ended, execution_of, log_fields
 from taskcenter.actors.finish import last_of, ref_of
 from taskcenter.actors.message import body_of, headers_of, masked
-from taskcenter.actors.outcome import Health, expired, faulted, finish_call, missed_run, move_after, receiver_health
+from taskcenter.actors.outcome import (
+    Health,
+    expired,
+    faulted,
+    finish_call,
+    missed_run,
+    move_after,
+    receiver_health,
+    withdrawn,
+)
 from taskcenter.actors.permit import Permit
 from taskcenter.actors.signing import SigningSecret
 from taskcenter.errors import StoreUnavailable
@@ -103,6 +112,9 @@ class Attempt:
         while True:
             await self._wait_for_lease(actor)
             if self.withdrawn:
+                actor.end_exchange(self)
+                # nobody else knows that nothing was sent, and that no end of it need be waited for
+                await tools.outcomes.submit(self._outcome(actor, task, None, withdrawn(task)))
                 return None
             if tools.term_of(task.shard) != task.term:
                 tools.metrics.fenced_writes.inc()

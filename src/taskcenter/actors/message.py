@@ -66,7 +66,7 @@ def headers_of(
         ("X-TaskCenter-Term", str(task.term)),
         ("traceparent", traceparent),
     ]
-    if task.interruptions:
+    if task.doubtful:
         headers.append(("X-TaskCenter-Redelivery", "possible-duplicate"))
     if task.callback_method in BODILESS:
         headers += _body_fields(task)

@@ -82,7 +82,10 @@ def move_after(task: Task, decision: Decision, started_ms: int, ended_ms: int) -
         case RetryAt(due_ms=due_ms, attempt=attempt):
             return _waiting(task, Event.RETRY, due_ms, error, current_retry=attempt - 1)
         case Defer(due_ms=due_ms):
-            return _waiting(task, Event.DEFER, due_ms, error, deferrals=task.deferrals + 1, manual=task.manual)
+            return _waiting(
+                task, Event.DEFER, due_ms, error, deferrals=task.deferrals + 1, manual=task.manual,
+                doubtful=task.doubtful,
+            )  # fmt: skip
         case Finish(status=Status.SUCCEEDED):
             return end_run(task, Event.SUCCEED, None, None, started_ms, ended_ms)
         case Finish(reason=reason):
@@ -131,14 +134,24 @@ def deadline_passed(task: Task, held_by: str | None) -> str:
     return f"the deadline {format_time(task.deadline_at)} passed{why}{before}"[:MAX_ERROR_CHARS]
 
 
+def withdrawn(task: Task) -> Move:
+    """Cancelled between its claim and its send: the row is there already."""
+    return _ended(task, Event.CANCEL, FinishReason.CANCELLED, task.last_error)
+
+
 def faulted(task: Task, error: str) -> Move:
     """Nothing sound can be decided for this task: a bug of ours."""
     return _ended(task, Event.EXHAUST, FinishReason.RETRIES_EXHAUSTED, error)
 
 
 def missed_run(task: Task, now_ms: int) -> Move | None:
-    """A run so late that the next one is due as well is passed over when the schedule says `misfire: skip`."""
-    if task.schedule is None or task.schedule.get("misfire") != "skip" or task.current_retry or task.deferrals:
+    """A run so late that the next one is due as well is passed over when the schedule says `misfire: skip`.
+
+    Not one that was begun: it has failed, was put off, or its sender was lost with it.
+    """
+    if task.schedule is None or task.schedule.get("misfire") != "skip":
+        return None
+    if task.current_retry or task.deferrals or task.doubtful:
         return None
     following = next_due(task.schedule, task.anchor_at, task.scheduled_at, task.scheduled_at, task.runs_done)
     if following is None or following > now_ms:
@@ -166,6 +179,7 @@ def _waiting(
     current_retry: int | None = None,
     deferrals: int | None = None,
     manual: bool = False,
+    doubtful: bool = False,
 ) -> Move:
     return Move(
         status=after(Status.RUNNING, event),
@@ -176,6 +190,7 @@ def _waiting(
         next_execute_at=due_at,
         last_error=error,
         manual=manual,
+        doubtful=doubtful,
     )
 
 

@@ -29,12 +29,13 @@ from taskcenter.runtime.leases import LeaseKeeper
 from taskcenter.runtime.load import LoadGauge
 from taskcenter.runtime.peer_link import Ears, PeerLink
 from taskcenter.runtime.signing_keys import SigningSecrets
+from taskcenter.runtime.takeover import Takeover
 from taskcenter.runtime.views import business_view, wait_view
 from taskcenter.service.engine_port import BusinessView, WaitView
 from taskcenter.store.engine_records import ClaimRequest, Instance, Outcome, Recorded, ShardLease
 from taskcenter.store.interface import Store
-from taskcenter.store.records import Business, ExecutionStatus, Task, TaskKind
-from taskcenter.task import SHARDS, TERMINAL, TaskRef
+from taskcenter.store.records import Business, Task
+from taskcenter.task import SHARDS, TaskRef
 from taskcenter.tracing import AttemptTracer
 from taskcenter.wheel.driver import WheelDriver
 from taskcenter.wheel.loader import Loader
@@ -108,21 +109,19 @@ class Engine:
     def _new_leases(self, parts: EngineParts) -> LeaseKeeper:
         return LeaseKeeper(
             parts.store.leases,
-            parts.store.engine,
             new_id=lambda: parts.ids.next(self._clock.now_ms()),
             identity=parts.identity,
             address=None if parts.link is None else parts.link.address,
             observed=self._observed,
             heard=self._heard,
             ttl_s=parts.lease_ttl_s,
-            now_ms=self._clock.now_ms,
             metrics=parts.metrics,
             gained=self._gained,
             lost=self._lost,
             busy=self._busy,
             settled=self._settled,
             released=self._released,
-            recovered=self._recovered,
+            recover=Takeover(parts.store.engine, self._clock.now_ms, parts.metrics, parts.alert).recover,
         )
 
     def _new_tools(self, parts: EngineParts) -> ActorTools:
@@ -222,16 +221,6 @@ class Engine:
 
     def _deliver(self, ref: TaskRef) -> None:
         self._registry.offer(ref)
-
-    def _recovered(self, tasks: list[Task]) -> None:
-        """Those that wait are overdue: the loader finds them first when their shard is announced."""
-        metrics = self._parts.metrics
-        self._log.info("interrupted attempts recovered", tasks=len(tasks))
-        for task in tasks:
-            metrics.callbacks.labels(task.business_code, ExecutionStatus.INTERRUPTED.value).inc()
-            if task.status in TERMINAL and task.kind is TaskKind.CALLBACK:
-                metrics.tasks_finished.labels(task.business_code, task.status.value).inc()
-                self._parts.alert("crash_suspect", f"task {task.id} ended: {task.last_error}")
 
     def _gained(self, shards: frozenset[int]) -> None:
         self._loader.add_shards(shards)

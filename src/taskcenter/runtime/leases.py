@@ -33,7 +33,6 @@ from typing import Final
 import trio
 
 from taskcenter import log
-from taskcenter.actors.finish import finish_of
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.runtime.identity import surely_dead
@@ -41,8 +40,7 @@ from taskcenter.runtime.parting import Hooks, Parting
 from taskcenter.runtime.shares import shares_of
 from taskcenter.runtime.watch import Watch
 from taskcenter.store.engine_records import Instance, ShardLease
-from taskcenter.store.interface import EngineStore, LeaseStore
-from taskcenter.store.records import Task
+from taskcenter.store.interface import LeaseStore
 
 MARGIN_S: Final = 1.5
 RETRY_S: Final = 1.0  # after a heartbeat or a look that failed
@@ -50,7 +48,6 @@ MOVED_AT_ONCE: Final = 32  # shards given up in one round of balancing
 LOOK_S: Final = 1.0  # between two looks
 EXPECTING_S: Final = 0.25  # between two looks for shards that others are giving up in my favour
 LEAST_S: Final = 0.02  # between two looks, however often I am told to look
-RECOVER_PAGE: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,6 @@ class LeaseKeeper:
     def __init__(
         self,
         store: LeaseStore,
-        engine_store: EngineStore,
         *,
         new_id: Callable[[], str],
         identity: str,
@@ -74,29 +70,26 @@ class LeaseKeeper:
         observed: Callable[[Sequence[Instance], Sequence[ShardLease]], None],
         heard: Callable[[int, float], None],
         ttl_s: float,
-        now_ms: Callable[[], int],
         metrics: Metrics,
         gained: Callable[[frozenset[int]], None],
         lost: Callable[[frozenset[int]], None],
         busy: Callable[[frozenset[int]], frozenset[int]],
         settled: Callable[[frozenset[int]], Awaitable[None]],
         released: Callable[[], None],
-        recovered: Callable[[list[Task]], None],
+        recover: Callable[[Mapping[int, int]], Awaitable[None]],
     ) -> None:
         self._store = store
-        self._engine_store = engine_store
         self._new_id = new_id
         self._identity = identity
         self._address = address
         self._observed = observed
         self._heard = heard  # the store's clock, and when it was asked
         self._ttl_s, self._ttl_ms = ttl_s, int(ttl_s * 1000)
-        self._now_ms = now_ms
         self._metrics = metrics
         self._gained = gained
         self._lost = lost
         self._released = released
-        self._recovered = recovered
+        self._recover = recover  # what the former owners of shards left running, before they are announced
         self._terms: dict[int, int] = {}
         self._parting = Parting(store, Hooks(lost, busy, settled, self._given))
         self._deadline = -math.inf
@@ -313,10 +306,7 @@ class LeaseKeeper:
         """
         if not terms:
             return
-        now = self._now_ms()
-        while tasks := await self._engine_store.recover(terms, now, RECOVER_PAGE, finish=finish_of(now)):
-            self._recovered(tasks)
-            now = self._now_ms()
+        await self._recover(terms)
         self._terms.update(terms)
         self._log.info("shards taken", shards=len(terms))
         self._gained(frozenset(terms))

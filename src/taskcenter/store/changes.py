@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from taskcenter.errors import TooMany
 from taskcenter.store import audit as chains
+from taskcenter.store.cancelled import leave_open
 from taskcenter.store.connection import Connection, Param, QueryFault
 from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.finishing import tell_ends
@@ -195,6 +196,7 @@ async def _cancel(connection: Connection, tasks: Sequence[Task], call: Change, f
         )
         for task in tasks
     ]  # fmt: skip
+    await leave_open(connection, tasks)
     await tell_ends(connection, call.vault, cancelled, finish)
     deltas = Deltas()
     for task in tasks:
@@ -222,7 +224,7 @@ async def redeliver(connection: Connection, call: Change, due_at: int, max_activ
     await chains.append_audit(connection, [call.audit])
     again = replace(
         task, status=Status.PENDING, run=task.run + 1, current_retry=0, deferrals=0, interruptions=0,
-        manual=False, finish_reason=None, finished_at=None, last_error=None, next_execute_at=due_at, anchor_at=due_at,
-        version=task.version + 1, updated_at=call.now,
+        doubtful=False, manual=False, finish_reason=None, finished_at=None, last_error=None, next_execute_at=due_at,
+        anchor_at=due_at, version=task.version + 1, updated_at=call.now,
     )  # fmt: skip
     return Changed(again, task.status)

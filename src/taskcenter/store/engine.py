@@ -13,16 +13,24 @@ waits for the other or for the API's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Final
+from typing import Final, TypeVar
 
 from taskcenter import log
 from taskcenter.store import outcomes, recovery
 from taskcenter.store.batch_update import Entry, update_batch
 from taskcenter.store.connection import Connection, Database, Param, Row
-from taskcenter.store.engine_records import ClaimRequest, FinishOf, Outcome, Recorded, SendPoint, Settlement
+from taskcenter.store.engine_records import (
+    ClaimRequest,
+    FinishOf,
+    OpenAttempt,
+    Outcome,
+    Recorded,
+    SendPoint,
+    Settlement,
+)
 from taskcenter.store.fence import held
 from taskcenter.store.records import ExecutionStatus, Task
 from taskcenter.store.rows import EXECUTION_STATUSES, open_task, ref_of
@@ -31,6 +39,7 @@ from taskcenter.store.statements.text import fetch_in, in_list
 from taskcenter.store.vault import Unsealable, Vault
 from taskcenter.task import SHARDS, WAITING, Status, TaskRef
 
+Found = TypeVar("Found")
 MOST_UNANSWERED: Final = 10_000
 _log = log.get("store")
 
@@ -156,12 +165,21 @@ class SqlEngineStore:
         """Pages whose rows went on meanwhile do not count as the end: see `recovery`."""
         if not terms:
             return []
-        recovered: list[Task] = []
+        work = partial(recovery.recover, vault=self._vault, terms=terms, now=now, finish=finish)
+        return await self._pages(work, limit)
+
+    async def recover_cancelled(self, terms: Mapping[int, int], now: int, limit: int) -> list[OpenAttempt]:
+        """As `recover`."""
+        if not terms:
+            return []
+        work = partial(recovery.recover_cancelled, vault=self._vault, terms=terms, now=now)
+        return await self._pages(work, limit)
+
+    async def _pages(self, work: Callable[..., Awaitable[recovery.Page[Found]]], limit: int) -> list[Found]:
+        recovered: list[Found] = []
         while True:
             wanted = limit - len(recovered)
-            page = await self._takeovers.write(
-                partial(recovery.recover, vault=self._vault, terms=terms, now=now, limit=wanted, finish=finish)
-            )
+            page = await self._takeovers.write(partial(work, limit=wanted))
             recovered += page.recovered
             if page.seen < wanted or len(recovered) >= limit:
                 return recovered

@@ -30,6 +30,23 @@ class Move:
     finish_reason: FinishReason | None = None
     last_error: str | None = None
     manual: bool = False  # see `Task.manual`
+    doubtful: bool = False  # see `Task.doubtful`
+
+
+@value_class(frozen=True, slots=True)
+class OpenAttempt:
+    """An attempt that was claimed, and whose end nobody has told yet."""
+
+    task_id: str
+    number: int  # the task's `sends` at the claim
+    business_id: int
+    business_code: str
+    shard: int
+    term: int
+    run: int
+    attempt: int
+    scheduled_at: int
+    claimed_at: int  # or changed by the API since
 
 
 @value_class(frozen=True, slots=True)

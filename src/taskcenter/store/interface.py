@@ -14,6 +14,7 @@ from taskcenter.store.engine_records import (
     ClaimRequest,
     FinishOf,
     Instance,
+    OpenAttempt,
     Outcome,
     Recorded,
     SendPoint,
@@ -182,6 +183,10 @@ class EngineStore(Protocol):
         """Rows running under a term older than the shard's `terms[shard]`: interrupted in history, due now; three in a
         row → failed/crash_suspect. Returns them as they are now, without headers and payload, at most `limit`; fewer
         means that none are left."""
+
+    async def recover_cancelled(self, terms: Mapping[int, int], now: int, limit: int) -> list[OpenAttempt]:
+        """Attempts on their way under an older term, whose task was cancelled meanwhile: interrupted in history. To be
+        asked for when `recover` has found all. Returns at most `limit`; fewer means that none are left."""
 
     async def recent_sends(self, business_id: int, since: int, limit: int) -> list[SendPoint]:
         """The newest `limit`, oldest first, claims on their way included (by their scheduled time)."""

@@ -72,7 +72,7 @@ async def _tasks(connection: Connection, older_than: int, limit: int) -> int:
     locked = await fetch_in(connection, sql.STILL_FINISHED.on(connection.dialect), found, after=(older_than,))
     gone = 0
     for some in chunks([row[0] for row in locked]):
-        for statement in (sql.DELETE_EXECUTIONS, sql.DELETE_TAGS, sql.DELETE_TASKS):
+        for statement in (sql.DELETE_OPEN, sql.DELETE_EXECUTIONS, sql.DELETE_TAGS, sql.DELETE_TASKS):
             gone += await connection.execute(*in_list(statement, some))
     return gone
 

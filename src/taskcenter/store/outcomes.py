@@ -3,14 +3,15 @@
 An outcome is compared with its row: still `running` under its own term and number of sends, it is **applied**, unless
 an update came between (**stale**: the caller decides again on the fresh row). A row that went on without it —
 cancelled, recovered by another owner, purged — makes it **superseded**; its attempt is kept in history all the same,
-because it was sent. The shard's term is on purpose not looked at: an outcome that is late but finds its row untouched
-is true, and applying it saves a repeat.
+because it was sent, unless it is there as `interrupted`. The shard's term is on purpose not looked at: an outcome that
+is late but finds its row untouched is true, and applying it saves a repeat.
 
 A batch may be run again after an unknown commit. What the first run applied is recognised: the row is as the move left
 it, or, when it has moved on since, the attempt's own history row is there. It is reported as applied, at the version
 the row has now, so that the caller's next step is the same both times.
 
-Order of locks: tasks by id, then ledgers by business; settlements take their shards' rows before that.
+Order of locks: tasks by id, attempts of cancelled ones, then ledgers by business; settlements take their shards' rows
+before that.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 
 from taskcenter.store import audit as chains
 from taskcenter.store.batch_update import update_batch
+from taskcenter.store.cancelled import close
 from taskcenter.store.connection import Connection, Param, Row
 from taskcenter.store.engine_records import Applied, Move, Outcome, Recorded, Settlement, Stale, Superseded
 from taskcenter.store.fence import held
@@ -78,7 +80,9 @@ async def record(connection: Connection, vault: Vault, outcomes: Sequence[Outcom
     """See `interface.EngineStore.record`."""
     heads = await _lock(connection, [outcome.task_id for outcome in outcomes])
     mine = {o.task_id for o in outcomes if o.task_id in heads and _is_claim_of(heads[o.task_id], o)}
-    known = await _known_attempts(connection, [o for o in outcomes if o.task_id in heads and o.task_id not in mine])
+    others = [o for o in outcomes if o.task_id in heads and o.task_id not in mine]
+    await close(connection, others)  # before history is looked at: who takes the shard over may be telling of them
+    known = await _known_attempts(connection, others)
     fresh = await _whole(connection, vault, [o.task_id for o in outcomes if _is_stale(o, heads, mine)])
     results: list[Recorded] = []
     applied: list[Outcome] = []
@@ -206,7 +210,8 @@ def _entry(item: Outcome | Settlement, now: int) -> dict[str, Param]:
     move: Move = item.move
     entry: dict[str, Param] = {
         "id": item.task_id, "version": item.version, "status": move.status, "current_retry": move.current_retry,
-        "deferrals": move.deferrals, "manual": int(move.manual), "run": move.run, "runs_done": move.runs_done,
+        "deferrals": move.deferrals, "doubtful": int(move.doubtful), "manual": int(move.manual), "run": move.run,
+        "runs_done": move.runs_done,
         "next_execute_at": move.next_execute_at, "finish_reason": move.finish_reason,
         "last_error": clipped(move.last_error), "finished_at": now if move.status in TERMINAL else None, "at": now,
     }  # fmt: skip

@@ -124,6 +124,7 @@ class Task:
     current_retry: int  # failed attempts of this run; the attempt to be sent is current_retry + 1
     deferrals: int  # of this run
     interruptions: int  # owners lost in a row while this attempt was on its way
+    doubtful: bool  # an earlier send of this attempt has no known end: the receiver is told that it may be a duplicate
     manual: bool  # the retry to be sent was asked for before its time: if it fails it is not used up
     run: int  # from 1
     runs_done: int  # finished runs of a schedule

@@ -100,7 +100,7 @@ def born(task: NewTask) -> Task:
         task.id, task.business_id, task.business_code, task.shard, task.business_unique_id, task.callback_url,
         task.callback_host, task.callback_method, task.headers, task.payload, task.retry_intervals_ms, task.timeout_ms,
         task.schedule, task.deadline_at, task.finish_url, task.tags, task.flow_key, task.flow_limit, task.kind,
-        Status.PENDING, None, 0, 0, 0, False, 1, 0, 0, 0, task.due_at, task.due_at, task.due_at, 1, None,
+        Status.PENDING, None, 0, 0, 0, False, False, 1, 0, 0, 0, task.due_at, task.due_at, task.due_at, 1, None,
         task.created_at, task.created_at, None,
     )  # fmt: skip
 
@@ -110,7 +110,7 @@ def open_task(row: Row, vault: Vault | None) -> Task:
     (
         task_id, business_id, code, shard, unique, url, host, method, headers, payload, retries, timeout_ms, schedule,
         deadline_at, finish_url, tags, flow_key, flow_limit, kind_word, status, reason, retry,
-        deferrals, interruptions, manual, *rest,
+        deferrals, interruptions, doubtful, manual, *rest,
     ) = row  # fmt: skip
     kind = KINDS[kind_word]
     opened: Mapping[str, str] = {}
@@ -122,7 +122,7 @@ def open_task(row: Row, vault: Vault | None) -> Task:
         url, host, method, opened, b"" if vault is None else vault.open(payload, f"tasks.payload:{task_id}"),
         tuple(json.loads(retries)), timeout_ms, json.loads(schedule) if schedule else None, deadline_at, finish_url,
         tuple(json.loads(tags)) if tags else (), flow_key, json.loads(flow_limit) if flow_limit else None, kind,
-        STATUSES[status], REASONS[reason], retry, deferrals, interruptions, bool(manual), *rest,
+        STATUSES[status], REASONS[reason], retry, deferrals, interruptions, bool(doubtful), bool(manual), *rest,
     )  # fmt: skip
 
 

@@ -164,6 +164,7 @@ tasks: Final = Table(
     optional("finish_reason", word(32)),
     required("deferrals", SmallInteger),
     required("interruptions", SmallInteger),
+    required("doubtful", SmallInteger),
     required("manual", SmallInteger),
     required("run", Integer),
     required("runs_done", Integer),
@@ -218,6 +219,22 @@ task_executions: Final = Table(
     optional("error_message", text(1024)),
     required("created_at", BigInteger),
     Index("ix_task_executions_time", "business_id", "execution_time", "status"),  # recent sends, sums, purge
+    **TABLE_OPTIONS,
+)  # fmt: skip
+
+cancelled_attempts: Final = Table(
+    "cancelled_attempts", metadata,
+    key("task_id", identifier()),
+    key("number", Integer),
+    required("business_id", BigInteger),
+    required("business_code", binary(64)),
+    required("shard", SmallInteger),
+    required("term", BigInteger),
+    required("run", Integer),
+    required("attempt", SmallInteger),
+    required("scheduled_at", BigInteger),
+    required("claimed_at", BigInteger),
+    Index("ix_cancelled_attempts_shard", "shard", "term"),  # takeover
     **TABLE_OPTIONS,
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
-from taskcenter.store.statements.tasks import COLUMNS, EXECUTION_COLUMNS
+from taskcenter.store.statements.tasks import COLUMNS, EXECUTION_COLUMNS, OPEN_COLUMNS
 from taskcenter.store.statements.text import (
     ID,
     NUMBER,
@@ -104,14 +104,14 @@ HEAD_COLUMNS: Final = ("id", "kind", "shard", "status", "version", "term", "send
 HEADS: Final = locking(f"SELECT {', '.join(HEAD_COLUMNS)} FROM tasks WHERE id IN (...)")
 _MOVES: Final = batch(
     id=ID, version=NUMBER, term=NUMBER, sends=NUMBER, status=WORD, current_retry=NUMBER, deferrals=NUMBER,
-    manual=NUMBER, run=NUMBER, runs_done=NUMBER, next_execute_at=NUMBER, finish_reason=WORD, last_error=TEXT,
-    finished_at=NUMBER, at=NUMBER,
+    doubtful=NUMBER, manual=NUMBER, run=NUMBER, runs_done=NUMBER, next_execute_at=NUMBER, finish_reason=WORD,
+    last_error=TEXT, finished_at=NUMBER, at=NUMBER,
 )  # fmt: skip
 _MOVED: Final = {
-    "status": "r.status", "current_retry": "r.current_retry", "deferrals": "r.deferrals", "manual": "r.manual",
-    "run": "r.run", "runs_done": "r.runs_done", "next_execute_at": "r.next_execute_at",
-    "finish_reason": "r.finish_reason", "last_error": "r.last_error", "finished_at": "r.finished_at",
-    "version": "tasks.version + 1", "updated_at": "r.at",
+    "status": "r.status", "current_retry": "r.current_retry", "deferrals": "r.deferrals",
+    "doubtful": "r.doubtful", "manual": "r.manual", "run": "r.run", "runs_done": "r.runs_done",
+    "next_execute_at": "r.next_execute_at", "finish_reason": "r.finish_reason", "last_error": "r.last_error",
+    "finished_at": "r.finished_at", "version": "tasks.version + 1", "updated_at": "r.at",
 }  # fmt: skip
 # running → succeeded | failed | stopped | retrying | pending (next run), by compare-and-set on the claim
 RECORD: Final = _update(
@@ -148,19 +148,35 @@ LOST: Final = Query(
     sqlite=f"SELECT tasks.id FROM {_OWNED.sqlite} CROSS JOIN business_systems ON"
     f" {_LOST.format(join='CROSS JOIN', index='')}",
 )
-# running under an older term → retrying (due now, the same attempt) | failed (crash_suspect)
+# running under an older term → retrying (due now, the same attempt, said to be doubtful) | failed (crash_suspect)
 RECOVER: Final = _update(
     batch(
         id=ID, version=NUMBER, status=WORD, interruptions=NUMBER, next_execute_at=NUMBER, finish_reason=WORD,
         last_error=TEXT, finished_at=NUMBER, at=NUMBER,
     ),
     {
-        "status": "r.status", "interruptions": "r.interruptions", "next_execute_at": "r.next_execute_at",
-        "finish_reason": "r.finish_reason", "last_error": "r.last_error", "finished_at": "r.finished_at",
-        "version": "tasks.version + 1", "updated_at": "r.at",
+        "status": "r.status", "interruptions": "r.interruptions", "doubtful": "1",
+        "next_execute_at": "r.next_execute_at", "finish_reason": "r.finish_reason", "last_error": "r.last_error",
+        "finished_at": "r.finished_at", "version": "tasks.version + 1", "updated_at": "r.at",
     },
     "tasks.version = r.version AND tasks.status = 'running'",
 )  # fmt: skip
+
+# attempts of cancelled tasks that were left on their way under a term older than the shard's
+_HELD: Final = batch(shard=NUMBER, term=NUMBER)
+_LEFT: Final = "cancelled_attempts c ON c.shard = r.shard AND c.term < r.term LIMIT ?"
+LEFT_OPEN: Final = Query(
+    mysql=f"SELECT c.task_id FROM {_HELD.mysql} STRAIGHT_JOIN {_LEFT}",
+    sqlite=f"SELECT c.task_id FROM {_HELD.sqlite} CROSS JOIN {_LEFT}",
+)
+# they themselves, held until the end of the transaction
+LOCK_OPEN: Final = locking(f"SELECT {', '.join(OPEN_COLUMNS)} FROM cancelled_attempts WHERE task_id IN (...)")
+# (an attempt whose end is told) → (none)
+CLOSE: Final = Query(
+    mysql=f"DELETE c FROM {_ATTEMPTS.mysql}"
+    " STRAIGHT_JOIN cancelled_attempts c ON c.task_id = r.id AND c.number = r.number",
+    sqlite=f"DELETE FROM cancelled_attempts WHERE (task_id, number) IN (SELECT id, number FROM {_ATTEMPTS.sqlite})",
+)
 
 # --- what a new owner must know ------------------------------------------------------------------------------------
 

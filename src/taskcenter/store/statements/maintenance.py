@@ -14,6 +14,7 @@ STILL_FINISHED: Final = locking(
     "SELECT id FROM tasks WHERE id IN (...) AND finished_at < ?"
     " AND status IN ('succeeded', 'failed', 'stopped', 'cancelled')"
 )
+DELETE_OPEN: Final = "DELETE FROM cancelled_attempts WHERE task_id IN (...)"
 DELETE_EXECUTIONS: Final = "DELETE FROM task_executions WHERE task_id IN (...)"
 DELETE_TAGS: Final = "DELETE FROM task_tags WHERE task_id IN (...)"
 # succeeded | failed | stopped | cancelled → (none)

@@ -10,20 +10,24 @@ COLUMNS: Final = (
     "id", "business_id", "business_code", "shard", "business_unique_id", "callback_url", "callback_host",
     "callback_method", "headers", "payload", "retry_intervals", "timeout_ms", "schedule", "deadline_at", "finish_url",
     "tags", "flow_key", "flow_limit", "kind", "status", "finish_reason", "current_retry", "deferrals", "interruptions",
-    "manual", "run", "runs_done", "sends", "term", "scheduled_at", "anchor_at", "next_execute_at", "version",
-    "last_error", "created_at", "updated_at", "finished_at",
+    "doubtful", "manual", "run", "runs_done", "sends", "term", "scheduled_at", "anchor_at", "next_execute_at",
+    "version", "last_error", "created_at", "updated_at", "finished_at",
 )  # fmt: skip
 # How every task begins; all other columns are given.
 NEWBORN: Final = {
     "status": "'pending'", "finish_reason": "NULL", "current_retry": "0", "deferrals": "0", "interruptions": "0",
-    "manual": "0", "run": "1", "runs_done": "0", "sends": "0", "term": "0", "version": "1", "last_error": "NULL",
-    "finished_at": "NULL",
+    "doubtful": "0", "manual": "0", "run": "1", "runs_done": "0", "sends": "0", "term": "0", "version": "1",
+    "last_error": "NULL", "finished_at": "NULL",
 }  # fmt: skip
 INSERT_COLUMNS: Final = (*(name for name in COLUMNS if name not in NEWBORN), "request_hash", "max_retries")
 EXECUTION_COLUMNS: Final = (
     "task_id", "number", "business_id", "run", "attempt", "term", "status", "scheduled_at", "execution_time",
     "duration", "lateness_ms", "policy_wait_ms", "wait_reason", "request_data", "response_status", "response_data",
     "error_message", "created_at",
+)  # fmt: skip
+OPEN_COLUMNS: Final = (
+    "task_id", "number", "business_id", "business_code", "shard", "term", "run", "attempt", "scheduled_at",
+    "claimed_at",
 )  # fmt: skip
 _ALL: Final = ", ".join(COLUMNS)
 _EXECUTION: Final = ", ".join(EXECUTION_COLUMNS)
@@ -93,10 +97,12 @@ CANCEL: Final = Query(
     f" finished_at = r.at, updated_at = r.at, version = tasks.version + 1 FROM {_CANCELLED.sqlite}"
     " WHERE tasks.id = +r.id AND tasks.version = r.version AND tasks.status IN ('pending', 'running', 'retrying')",
 )
+# (none) → an attempt that was on its way when its task was cancelled
+LEAVE_OPEN: Final = insert_missing("cancelled_attempts", OPEN_COLUMNS, "number")
 # succeeded | failed | stopped | cancelled → pending, as the next run with the retry list from its start
 REDELIVER: Final = (
     "UPDATE tasks SET status = 'pending', run = run + 1, current_retry = 0, deferrals = 0, interruptions = 0,"
-    " manual = 0, finish_reason = NULL, finished_at = NULL, last_error = NULL, next_execute_at = ?, anchor_at = ?,"
-    " version = version + 1, updated_at = ?"
+    " doubtful = 0, manual = 0, finish_reason = NULL, finished_at = NULL, last_error = NULL,"
+    " next_execute_at = ?, anchor_at = ?, version = version + 1, updated_at = ?"
     " WHERE id = ? AND version = ? AND status IN ('succeeded', 'failed', 'stopped', 'cancelled')"
 )

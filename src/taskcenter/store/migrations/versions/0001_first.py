@@ -23,7 +23,7 @@ OPTIONS: dict[str, Any] = {
 }  # fmt: skip
 TABLES = (
     "business_systems", "credentials", "signing_secrets", "business_ledger", "tasks", "task_tags", "task_executions",
-    "audit_log", "shards", "instances", "meta",
+    "cancelled_attempts", "audit_log", "shards", "instances", "meta",
 )  # fmt: skip
 
 
@@ -155,6 +155,7 @@ def tasks() -> None:
         optional("finish_reason", word(32)),
         required("deferrals", sa.SmallInteger),
         required("interruptions", sa.SmallInteger),
+        required("doubtful", sa.SmallInteger),
         required("manual", sa.SmallInteger),
         required("run", sa.Integer),
         required("runs_done", sa.Integer),
@@ -208,6 +209,20 @@ def history() -> None:
         optional("error_message", text(1024)),
         required("created_at", sa.BigInteger),
         sa.Index("ix_task_executions_time", "business_id", "execution_time", "status"),
+    )
+    table(
+        "cancelled_attempts",
+        key("task_id", ID),
+        key("number", sa.Integer),
+        required("business_id", sa.BigInteger),
+        required("business_code", binary(64)),
+        required("shard", sa.SmallInteger),
+        required("term", sa.BigInteger),
+        required("run", sa.Integer),
+        required("attempt", sa.SmallInteger),
+        required("scheduled_at", sa.BigInteger),
+        required("claimed_at", sa.BigInteger),
+        sa.Index("ix_cancelled_attempts_shard", "shard", "term"),
     )
     table(
         "audit_log",
