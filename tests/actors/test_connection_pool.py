@@ -38,6 +38,9 @@ class QuietWire:
     def receive_nowait(self) -> bytes | None:
         return b"" if self.dead else None
 
+    def untaken(self) -> bool:
+        return False
+
     def close(self) -> None:
         if not self.closed:
             self.closed = True

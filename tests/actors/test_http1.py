@@ -52,6 +52,9 @@ class ScriptedWire:
     def receive_nowait(self) -> bytes | None:
         return None
 
+    def untaken(self) -> bool:
+        return False
+
     def close(self) -> None:
         self.closed = True
 

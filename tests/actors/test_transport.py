@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import struct
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -102,41 +104,86 @@ async def test_a_connection_that_ended_at_rest_is_replaced_unseen(loopback_clock
         await transport.aclose()
 
 
-async def test_a_kept_connection_that_dies_under_the_request_is_replaced_once_within_the_attempt(
-    loopback_clock: object,
-) -> None:
-    async def dies_at_the_second_request(receiver: Receiver, stream: trio.abc.Stream) -> None:
+class UnsuspectingWire:
+    """Shows no end at rest, as if it came an instant later, when the request is on its way."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.begin_send, self.finish_send, self.receive = wire.begin_send, wire.finish_send, wire.receive
+        self.untaken, self.close = wire.untaken, wire.close
+
+    def receive_nowait(self) -> bytes | None:
+        return None
+
+
+async def dial_unsuspecting(address: Address) -> Wire:
+    return UnsuspectingWire(await dial_tcp(address))
+
+
+async def test_a_request_that_met_a_connection_closed_at_rest_is_sent_once_more(loopback_clock: object) -> None:
+    closed = trio.Event()
+
+    async def closes_the_first_at_rest(receiver: Receiver, stream: trio.abc.Stream) -> None:
         await receiver.read_request(stream)
         await stream.send_all(OK)
         if receiver.connections == 1:
-            await receiver.read_request(stream)
             await stream.aclose()
+            closed.set()
+            return
+        await receiver.read_request(stream)
 
-    async with receiving(dies_at_the_second_request) as receiver:
-        transport = transport_to_loopback()
+    async with receiving(closes_the_first_at_rest) as receiver:
+        transport = transport_to_loopback(dial=dial_unsuspecting)
         await answer_of(transport, receiver.url("/1"))
+        await closed.wait()
         second = await answer_of(transport, receiver.url("/2"))
         assert (second.status, second.reused) == (200, False)
-        assert [request.split(b" ")[1] for request in receiver.requests] == [b"/1", b"/2", b"/2"]
+        assert [request.split(b" ")[1] for request in receiver.requests] == [b"/1", b"/2"]
         assert transport.statistics().redialled == 1
         await transport.aclose()
 
 
-async def test_only_once_and_only_before_the_first_byte_of_an_answer(loopback_clock: object) -> None:
-    async def dies_from_the_second_request_on(receiver: Receiver, stream: trio.abc.Stream) -> None:
-        while await receiver.read_request(stream):
-            if len(receiver.requests) > 1:
-                await stream.aclose()
-                return
-            await stream.send_all(OK)
+@pytest.mark.parametrize("reset", [False, True], ids=["closes", "resets"])
+async def test_a_request_that_the_receiver_took_is_not_sent_again(loopback_clock: object, *, reset: bool) -> None:
+    """The table of answers: refused, reset and the like are failed attempts, on a kept connection too."""
 
-    async with receiving(dies_from_the_second_request_on) as receiver:
+    async def ends_at_the_second_request(receiver: Receiver, stream: trio.abc.Stream) -> None:
+        assert isinstance(stream, trio.SocketStream)
+        await receiver.read_request(stream)
+        await stream.send_all(OK)
+        await receiver.read_request(stream)
+        if reset:
+            stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await stream.aclose()
+
+    async with receiving(ends_at_the_second_request) as receiver:
         transport = transport_to_loopback()
+        await answer_of(transport, receiver.url("/1"))
+        fault = await fault_of(transport, receiver.url("/2"))
+        assert (fault.kind, fault.sent) == ("connection_error", True)
+        assert ("closed the connection without an answer" in fault.message) is not reset
+        assert [request.split(b" ")[1] for request in receiver.requests] == [b"/1", b"/2"]
+        assert transport.statistics().redialled == 0
+        await transport.aclose()
+
+
+async def test_only_once_and_only_before_the_first_byte_of_an_answer(loopback_clock: object) -> None:
+    closed = trio.Event()
+
+    async def dies_after_its_first_answer(receiver: Receiver, stream: trio.abc.Stream) -> None:
+        await receiver.read_request(stream)
+        if receiver.connections == 1:
+            await stream.send_all(OK)
+        await stream.aclose()
+        closed.set()
+
+    async with receiving(dies_after_its_first_answer) as receiver:
+        transport = transport_to_loopback(dial=dial_unsuspecting)
         await answer_of(transport, receiver.url())
+        await closed.wait()
         fault = await fault_of(transport, receiver.url())
         assert (fault.kind, fault.sent) == ("connection_error", True)
         assert "closed the connection without an answer" in fault.message
-        assert len(receiver.requests) == 3
+        assert len(receiver.requests) == 2
 
     async def dies_in_its_second_answer(receiver: Receiver, stream: trio.abc.Stream) -> None:
         await receiver.read_request(stream)

@@ -60,6 +60,9 @@ class StallingWire:
     def receive_nowait(self) -> bytes | None:
         return None
 
+    def untaken(self) -> bool:
+        return True
+
     def close(self) -> None:
         if not self._closed:
             self._closed = True

@@ -67,6 +67,7 @@ class Progress:
     sent: bool = False  # a byte of the request may be out
     received: int = 0  # bytes of the answer
     whole: bool = False  # the request is out
+    untaken: bool = False  # the connection had ended before any of the request reached the receiver's machine
 
     def describe(self) -> str:
         if self.doing:
@@ -126,6 +127,7 @@ class Http1Connection:
             progress.whole = self._wire.begin_send(message)
         except _WIRE_FAULTS:
             progress.whole = False  # the receiver hung up; it may have answered first, so read what is there
+            progress.untaken = True
             return await self._read_answer(progress)
         if progress.whole:
             return await self._read_answer(progress)
@@ -234,6 +236,7 @@ class Http1Connection:
         data = await self._wire.receive()
         if not data:
             self._ended = True
+            progress.untaken = progress.untaken or (not progress.received and self._wire.untaken())
             raise h11.RemoteProtocolError("peer unexpectedly closed connection")
         progress.received += len(data)
         return data

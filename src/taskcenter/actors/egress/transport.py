@@ -16,9 +16,10 @@ deadline covers everything: the wait for a slot, the look-up, the dial, the hand
 `Faulted.sent` is false only if no byte of the request can have reached the receiver. On every way out the connection
 is back in the pool, complete and quiet, or closed, and its slot is free.
 
-One repetition: a *reused* connection that dies before the first byte of an answer was most likely closed by the
-receiver at rest, while the request was on its way. It is replaced once, within the same attempt. The receiver could
-have begun to work on the first copy; both carry the same `webhook-id` and `Idempotency-Key`, as every repetition does.
+One repetition: a *reused* connection may be closed by the receiver at rest, while the request is on its way. If it ends
+with none of the request acknowledged by the receiver's machine, nobody can have seen it, and it is sent once more on a
+new connection, within the same attempt. A receiver that took the request and then closed or reset the connection has
+failed the attempt, on a reused connection as on a new one: the retry list decides what follows.
 
 `exchange` is the way the engine uses. The `httpx.AsyncBaseTransport` is a thin shell around it, for tools and tests.
 """
@@ -277,4 +278,4 @@ def _dial_deadline(addresses_left: int) -> float:
 
 
 def _died_at_rest(result: Exchange, progress: Progress) -> bool:
-    return isinstance(result, Faulted) and result.kind == "connection_error" and progress.received == 0
+    return isinstance(result, Faulted) and progress.untaken and progress.received == 0

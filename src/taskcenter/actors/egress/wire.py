@@ -11,9 +11,12 @@ Faults are OSErrors (`ssl.SSLError` is one), and `trio.ClosedResourceError` when
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import ssl
+import struct
+import termios
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol
@@ -22,6 +25,7 @@ import trio
 from trio.lowlevel import notify_closing, wait_readable, wait_writable
 
 RECEIVE_BYTES: Final = 16 * 1024
+_INT: Final = struct.Struct("i")
 
 SocketAddress = tuple[Any, ...]  # (host, port) or (host, port, flow, scope), as `socket` takes it
 Address = tuple[int, SocketAddress]  # with the address family before it
@@ -41,6 +45,10 @@ class Wire(Protocol):
     def receive_nowait(self) -> bytes | None:
         """What is there already, None for nothing. On a connection at rest anything else means: do not use it."""
 
+    def untaken(self) -> bool:
+        """Whether nothing of what the last `begin_send` was given has reached the peer's machine, so that nobody can
+        have acted on it. False where that is not known."""
+
     def close(self) -> None:
         """Close at once; again is harmless."""
 
@@ -51,15 +59,17 @@ Dial = Callable[[Address], Awaitable[Wire]]
 class SocketWire:
     """A connected, non-blocking TCP socket."""
 
-    __slots__ = ("_sock", "_unsent")
+    __slots__ = ("_handed", "_sock", "_unsent")
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
+        self._handed = 0  # bytes the kernel took since `begin_send`
         self._unsent = memoryview(b"")
 
     def begin_send(self, data: bytes) -> bool:
+        self._handed = 0
         try:
-            sent = self._sock.send(data)
+            sent = self._handed = self._sock.send(data)
         except BlockingIOError:
             sent = 0
         if sent == len(data):
@@ -71,7 +81,9 @@ class SocketWire:
         while self._unsent:
             await wait_writable(self._open_socket())
             with suppress(BlockingIOError):
-                self._unsent = self._unsent[self._sock.send(self._unsent) :]
+                sent = self._sock.send(self._unsent)
+                self._handed += sent
+                self._unsent = self._unsent[sent:]
 
     async def receive(self) -> bytes:
         sock = self._open_socket()
@@ -87,6 +99,13 @@ class SocketWire:
             return self._sock.recv(RECEIVE_BYTES)
         except BlockingIOError:
             return None
+
+    def untaken(self) -> bool:
+        try:
+            queued = fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_INT.size))
+        except (OSError, ValueError):  # not a system that tells, or closed
+            return False
+        return bool(_INT.unpack(queued)[0] >= self._handed)  # the kernel keeps what the peer's has not acknowledged
 
     def close(self) -> None:
         if self._sock.fileno() != -1:
@@ -173,6 +192,9 @@ class TlsWire:
                 return None
             self._feed(raw)  # session tickets are no data: go on reading
         return data
+
+    def untaken(self) -> bool:
+        return self._raw.untaken()
 
     def close(self) -> None:
         if not self._sending:
