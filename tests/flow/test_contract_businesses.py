@@ -120,6 +120,18 @@ def test_a_rotation_leaves_the_former_key_its_grace(live: Live) -> None:
         Webhook(business.made["signing_secret"]).verify(call.body, call.headers)
 
 
+def test_the_next_callback_after_a_rotation_bears_both_signatures(live: Live) -> None:
+    business = live.business()
+    business.api.ended(business.task(live))  # so the service has just used the former secret
+    path = f"/businesses/{business.code}/credentials"
+    new = business.api.ok("PUT", path, {"rotate_signing_secret": True})
+    business.task(live)
+    call = live.receiver.wait_for(business.path, 2)[1]
+    assert len(call.headers["webhook-signature"].split(" ")) == 2
+    for secret in (business.made["signing_secret"], new["signing_secret"]):
+        Webhook(secret).verify(call.body, call.headers)
+
+
 def test_a_revocation_is_in_force_within_two_seconds(live: Live) -> None:
     business = live.business()
     token = business.api.ok("POST", f"/businesses/{business.code}/tokens", {})["token"]

@@ -66,6 +66,8 @@ class RecordingEngine:
 
     def business_changed(self, business: Business) -> None: ...
 
+    def secrets_changed(self, business_id: int) -> None: ...
+
     def business_view(self, business_id: int) -> BusinessView | None:
         return None
 

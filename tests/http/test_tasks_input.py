@@ -89,6 +89,7 @@ GOOD: list[Case] = [
     Case("callback_url", "http://example.com:8080/a?b=c"), Case("callback_url", "https://例え.jp/パス"),
     Case("callback_method", "DELETE"), Case("headers", {f"X-{n}": "v" for n in range(32)}),
     Case("headers", {"Authorization": "Bearer x", "X-Latin": "é", "X-Empty": "", "X-Tab": "a\tb"}),
+    Case("headers", {"X-Request-Id": "r-1"}),
     Case("payload", "x" * (256 * 1024 - 2)), Case("payload", False), Case("payload", []),
     Case("execute_at", "2001-01-01T00:00:00Z"), Case("execute_at", "2999-12-31T23:59:59Z"),
     Case("delay", 0), Case("delay", 0.25), Case("delay", "3653d"), Case("retry_intervals", []),

@@ -100,18 +100,26 @@ async def test_a_page_of_large_payloads_ends_early(api: Api, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("query", "field"),
     [
-        ({"limit": "0"}, "limit"), ({"limit": "201"}, "limit"), ({"limit": "x"}, "limit"), ({"limit": ""}, "limit"),
+        ({"limit": "0"}, "limit"), ({"limit": "201"}, "limit"), ({"limit": "x"}, "limit"),
         ({"limit": "-1"}, "limit"), ({"limit": "٥"}, "limit"), ({"status": "done"}, "status"),
-        ({"status": ""}, "status"),
-        ({"status": "pending,pending"}, "status"), ({"tag": ""}, "tag"), ({"tag": "x" * 65}, "tag"),
-        ({"callback_host": ""}, "callback_host"), ({"created_after": "yesterday"}, "created_after"),
+        ({"status": "pending,pending"}, "status"), ({"tag": "x" * 65}, "tag"),
+        ({"created_after": "yesterday"}, "created_after"),
         ({"due_before": "2027-01-01"}, "due_before"), ({"cursor": "x"}, "cursor"), ({"cursor": "!!!!"}, "cursor"),
         ({"cursor": "é"}, "cursor"), ({"order": "asc"}, "order"), ({"Status": "pending"}, "Status"),
+        ({"order": ""}, "order"),
     ],
 )  # fmt: skip
 async def test_questions_refused(api: Api, query: dict[str, str], field: str) -> None:
     answer = await api.call("GET", "/tasks", query=query)
     assert (answer.status, answer.fields) == (422, {field})
+
+
+async def test_an_empty_parameter_of_a_list_is_one_left_out(api: Api) -> None:
+    await api.create("a", delay=60)
+    names = "status callback_host created_after created_before due_after due_before tag limit cursor"
+    assert await ids(api, **dict.fromkeys(names.split(), "")) == ["a"]
+    page = await api.call("GET", "/businesses/orders/audit", query={"limit": "", "cursor": ""})
+    assert (page.status, len(page.json["items"]) > 0) == (200, True)
 
 
 async def test_a_cursor_is_good_for_its_own_question_only(api: Api) -> None:
@@ -142,7 +150,7 @@ async def test_cancel_matching(stored_api: Api) -> None:
     await some(api)
     for number in range(7):
         await api.create(f"n{number}", delay=60, tags=["bulk"])
-    dry = await api.call("DELETE", "/tasks?tag=bulk&dry_run=true")
+    dry = await api.call("DELETE", "/tasks?tag=bulk&dry_run=True")
     assert dry.json == {"matched": 7, "cancelled": 0, "in_flight": 0, "more": False}
     part = await api.call("DELETE", "/tasks?tag=bulk&limit=5")
     assert part.json == {"matched": 5, "cancelled": 5, "in_flight": 0, "more": True}
@@ -213,7 +221,8 @@ async def test_cancel_without_a_filter(api: Api, query: str) -> None:
 @pytest.mark.parametrize(
     ("query", "field"),
     [("tag=x&limit=0", "limit"), ("tag=x&limit=10001", "limit"), ("tag=x&dry_run=maybe", "dry_run"),
-     ("tag=x&cursor=abc", "cursor"), ("tags=x", "tags")],
+     ("tag=x&cursor=abc", "cursor"), ("tags=x", "tags"), ("tag=x&status=", "status"), ("tag=", "tag"),
+     ("tag=x&dry_run=", "dry_run")],
 )  # fmt: skip
 async def test_cancel_refused(api: Api, query: str, field: str) -> None:
     answer = await api.call("DELETE", f"/tasks?{query}")

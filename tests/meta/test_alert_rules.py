@@ -7,6 +7,8 @@ import re
 
 from tests.meta.tree import ROOT
 
+from taskcenter.runtime.alerts import RULES
+
 CALLS = re.compile(r"_?alerts?$|_tell_daily$")
 
 
@@ -31,3 +33,7 @@ def test_every_rule_is_documented() -> None:
         for rule in re.findall(r"`([a-z_]+)`", line.split("|")[1])
     }
     assert documented == fired()
+
+
+def test_every_rule_is_counted_from_the_start() -> None:
+    assert sorted(fired()) == list(RULES)

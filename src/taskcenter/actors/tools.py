@@ -58,8 +58,6 @@ class BusinessMeters:
     """The labelled children of one business, taken once."""
 
     def __init__(self, metrics: Metrics, code: str) -> None:
-        self._metrics = metrics
-        self._code = code
         self.in_flight = metrics.callbacks_in_flight.labels(code)
         self.depth = metrics.actor_mailbox_depth.labels(code)
         self.tokens = metrics.rate_limit_tokens.labels(code)
@@ -70,6 +68,7 @@ class BusinessMeters:
         self._lateness = metrics.callback_lateness.labels(code)
         self._breaker = metrics.breaker_state.labels(code)
         self._next_probe = metrics.breaker_next_probe.labels(code)
+        self._transitions = {state: metrics.breaker_transitions.labels(code, state.value) for state in BreakerState}
         self._outcomes = {status: metrics.callbacks.labels(code, status.value) for status in ExecutionStatus}
         self._finished: dict[Status, Any] = {
             status: metrics.tasks_finished.labels(code, status.value) for status in TERMINAL
@@ -90,7 +89,7 @@ class BusinessMeters:
         self._finished[status].inc()
 
     def breaker_moved(self, transition: Transition) -> None:
-        self._metrics.breaker_transitions.labels(self._code, transition.to.value).inc()
+        self._transitions[transition.to].inc()
 
     def breaker_state(self, breakers: Iterable[Breaker]) -> None:
         """The worst of the business's hosts, and the earliest of their next probes."""

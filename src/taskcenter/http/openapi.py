@@ -27,6 +27,7 @@ from taskcenter.http.openapi_parts import (
     TAGS,
 )
 from taskcenter.http.openapi_webhooks import MODELS, webhooks
+from taskcenter.service.task_filter import PageQuery
 
 Handler = TypeVar("Handler", bound=Callable[..., Any])
 _REF: Final = "#/components/schemas/{model}"
@@ -223,6 +224,8 @@ def _query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
             parameter["example"] = str(described["examples"][0]).split(",")
         else:
             parameter["example"] = described["examples"][0]
+        if issubclass(model, PageQuery):
+            parameter["allowEmptyValue"] = True  # as if it were left out
         parameters.append({**parameter, "schema": inner})
     return parameters
 

@@ -96,7 +96,8 @@ def _add_reads(blueprint: Blueprint, services: TaskServices) -> None:
     @describe(
         "List tasks",
         tag=TAG,
-        description="Newest first. Pages are stable: tasks created meanwhile do not move them.",
+        description="Newest first. Pages are stable: tasks created meanwhile do not move them. An empty parameter "
+        "counts as left out.",
         query=TaskListQuery,
         replies={200: Reply("A page of tasks.", m.TaskPage)},
     )

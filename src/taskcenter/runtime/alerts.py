@@ -10,6 +10,11 @@ import trio
 from taskcenter import log
 from taskcenter.metrics import Metrics
 
+RULES: Final = (
+    "actor_degraded", "actor_work_failed", "api_key_expiring", "attempt_fault", "attempt_lost", "breaker_open",
+    "callback_certificate_expiring", "clock_set", "crash_suspect", "disk_low", "missing_shard_row", "store_full",
+    "store_out",
+)  # fmt: skip
 QUIET_S: Final = 60.0  # the same rule and text fires at most once in this time
 Sink = Callable[[str, str], None]
 
@@ -22,6 +27,8 @@ class Alerts:
         self._sinks = sinks
         self._fired: dict[tuple[str, str], float] = {}
         self._log = log.get("alerts")
+        for rule in RULES:  # from 0 on, so that a first firing is an increase to whoever watches
+            metrics.alerts.labels(rule)
 
     def __call__(self, rule: str, text: str) -> None:
         now = trio.current_time()

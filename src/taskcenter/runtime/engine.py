@@ -75,6 +75,7 @@ class Engine:
         self._log = log.get("engine")
         self._gate = FairGate(parts.max_in_flight)
         self._load = LoadGauge(parts.store_waits)
+        self._secrets = SigningSecrets(parts.store.businesses.signing_secrets, parts.clock)
         self._draining = False
         self._once_loaded = False  # readiness is won once: a takeover later on does not turn traffic away
         self._claims: Committer[ClaimRequest, Task | None] = Committer(
@@ -139,7 +140,7 @@ class Engine:
             task_store=parts.store.tasks,
             arm=self.arm,
             term_of=self._leases.term_of,
-            secrets_of=SigningSecrets(parts.store.businesses, parts.clock).of,
+            secrets_of=self._secrets.of,
             alert=parts.alert,
             new_client=parts.new_client,
             backlog_pace=parts.backlog_pace,
@@ -280,6 +281,9 @@ class Engine:
 
     def business_changed(self, business: Business) -> None:
         self._registry.business_changed(business)
+
+    def secrets_changed(self, business_id: int) -> None:
+        self._secrets.changed(business_id)
 
     def business_view(self, business_id: int) -> BusinessView | None:
         actor = self._registry.get(business_id)

@@ -88,6 +88,7 @@ def build_business_services(
             clock=clock,
             token_life_ms=int(settings.jwt_ttl * 1000),
             check_url=check_url,
+            secrets_changed=engine.secrets_changed,
         )
     )
     authenticator = Authenticator(

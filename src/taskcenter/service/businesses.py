@@ -70,6 +70,7 @@ class BusinessTools:
     clock: Clock
     token_life_ms: int
     check_url: Callable[[str], object]  # raises ValueError for what may not be called
+    secrets_changed: Callable[[int], None]  # told the business's id when its signing secrets may have changed
 
 
 class Businesses:
@@ -218,6 +219,8 @@ class Businesses:
             finally:
                 for former in earlier:
                     self._t.credentials.drop(former.key_id)
+                if signing is not None:
+                    self._t.secrets_changed(business.id)
             self._t.credentials.put(credential.key_id, credential, now)
 
         await self._t.writes.call(rotate)

@@ -67,6 +67,9 @@ class Engine(Protocol):
 
     def business_changed(self, business: Business) -> None: ...
 
+    def secrets_changed(self, business_id: int) -> None:
+        """Signing secrets of the business were changed by this process."""
+
     def business_view(self, business_id: int) -> BusinessView | None:
         """None: not running here."""
 

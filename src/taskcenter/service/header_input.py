@@ -44,7 +44,6 @@ _OURS: Final = frozenset(
         "tracestate",
         "baggage",
         "date",
-        "x-request-id",
     }
 )
 _OUR_PREFIXES: Final = ("webhook-", "x-taskcenter-", "proxy-")

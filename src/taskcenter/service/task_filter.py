@@ -70,7 +70,7 @@ def _digits(least: int, most: int) -> Callable[[Any], int]:
 
 
 def _flag(value: Any) -> bool:
-    return truth({"true": True, "false": False, "1": True, "0": False}.get(value))
+    return truth({"true": True, "false": False, "1": True, "0": False}.get(str(value).lower()))
 
 
 def _number_schema(least: int, most: int, default: int) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _host(text_: str | None) -> str | None:
 
 
 class PageQuery(InputModel):
-    """Which page of a list."""
+    """Which page of a list. An empty parameter is one left out: so clients write what they have no value for."""
 
     limit: Annotated[int, Reads(_digits(1, MAX_PAGE), _number_schema(1, MAX_PAGE, DEFAULT_PAGE))] = Field(
         DEFAULT_PAGE, description="At most so many items.", examples=[50]
@@ -109,6 +109,13 @@ class PageQuery(InputModel):
     cursor: Annotated[str | None, Reads(text(1, MAX_CURSOR_CHARS), text_schema(1, MAX_CURSOR_CHARS))] = Field(
         None, description="`next_cursor` of the page before, with the same filters.", examples=["q83vEjRWeJCrze8"]
     )
+
+    @classmethod
+    def read(cls, body: object) -> Self:
+        """As `InputModel.read`."""
+        if isinstance(body, dict):
+            body = {name: value for name, value in body.items() if value != "" or name not in cls.model_fields}
+        return super().read(body)
 
 
 class TaskFilterQuery(InputModel):

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar, get_args
 
 from taskcenter.errors import StoreUnavailable, TaskCenterError
 
@@ -44,6 +44,7 @@ FaultKind = Literal[
     "server",  # it says itself that it cannot serve (shutdown, killed, interrupted, damaged file)
     "closed",  # we closed it
 ]
+FAULT_KINDS: Final[tuple[FaultKind, ...]] = get_args(FaultKind)
 
 
 class StoreFault(StoreUnavailable):

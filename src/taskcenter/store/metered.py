@@ -13,7 +13,7 @@ import trio
 from taskcenter.errors import StoreUnavailable
 from taskcenter.metrics import Metrics
 from taskcenter.queueing import StandingQueue
-from taskcenter.store.connection import Connection, Database, Dialect, PoolStatistics, StoreFault, T, Work
+from taskcenter.store.connection import FAULT_KINDS, Connection, Database, Dialect, PoolStatistics, StoreFault, T, Work
 from taskcenter.store.watch import Kind, StoreWatch
 
 
@@ -28,6 +28,8 @@ class MeteredDatabase:
         self._metrics = metrics
         self._watch = StoreWatch() if watch is None else watch
         self._waits = waits
+        for fault in FAULT_KINDS:  # from 0 on, so that a first failure is an increase to whoever watches
+            metrics.db_errors.labels(fault)
 
     @property
     def dialect(self) -> Dialect:
