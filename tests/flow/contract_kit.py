@@ -63,6 +63,8 @@ class ThreadReceiver:
             self._calls.append(call)
             self._arrived.notify_all()
         time.sleep(answer.delay_s)
+        if answer.go is not None:
+            answer.go.wait(60)
         try:
             request.send_response(answer.status)
             names = {name.lower() for name in answer.headers}
@@ -79,7 +81,7 @@ class ThreadReceiver:
         with self._arrived:
             return [call for call in self._calls if call.path.partition("?")[0] == path]
 
-    def wait_for(self, path: str, count: int = 1, timeout_s: float = 15.0) -> list[Call]:
+    def wait_for(self, path: str, count: int = 1, timeout_s: float = 60.0) -> list[Call]:
         """The calls of a path, once there are `count`."""
         until = time.monotonic() + timeout_s
         with self._arrived:
@@ -111,7 +113,7 @@ class Client:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    def until(self, path: str, good: Callable[[Any], bool], timeout_s: float = 15.0) -> Any:
+    def until(self, path: str, good: Callable[[Any], bool], timeout_s: float = 60.0) -> Any:
         """What GET `path` answers, once it is `good`."""
         until = time.monotonic() + timeout_s
         while True:
@@ -121,7 +123,7 @@ class Client:
             assert time.monotonic() < until, f"GET {path} after {timeout_s} s: {answer}"
             time.sleep(0.02)
 
-    def ended(self, task: Any, timeout_s: float = 15.0) -> Any:
+    def ended(self, task: Any, timeout_s: float = 60.0) -> Any:
         """The task, once it has ended."""
         return self.until(f"/tasks/{task['id']}", lambda seen: seen["finished_at"] is not None, timeout_s)
 

