@@ -18,7 +18,7 @@ From a terminal: `python -m tests.servers start --print-env`.
 
 from tests.servers.fleet import Fleet, own_server_url
 from tests.servers.own import OwnServer
-from tests.servers.private import MariaDbServer, MySqlServer, PrivateServer
+from tests.servers.private import MariaDbServer, MySqlServer, PrivateServer, free_port
 from tests.servers.rundir import RunDirectory, ServerError
 
 __all__ = [
@@ -29,5 +29,6 @@ __all__ = [
     "PrivateServer",
     "RunDirectory",
     "ServerError",
+    "free_port",
     "own_server_url",
 ]

@@ -36,7 +36,8 @@ _ARGUMENTS = (
 )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that a program can be told to listen on: nobody gets it from the kernel without asking for it."""
     for port in random.SystemRandom().sample(_PORTS, 200):
         with socket.socket() as probe:
             try:
@@ -66,7 +67,7 @@ class PrivateServer(DatabaseServer):
         self.ca_file: Path = run.certificates.ca
         self.extra_arguments = extra_arguments
         self.host = _HOST
-        self.port = _free_port()
+        self.port = free_port()
         self.user = "taskcenter"
         self.password = secrets.token_hex(12)
         self._admin_password = secrets.token_hex(12)
@@ -131,7 +132,7 @@ class PrivateServer(DatabaseServer):
             process, tries = self._running(), tries - 1
             if tries == 0 or "already in use" not in process.last_words():
                 raise ServerError(f"{self.kind} did not start:\n{process.last_words()}")
-            self.port = _free_port()  # somebody took it between the look and the start
+            self.port = free_port()  # somebody took it between the look and the start
             (self.directory / "error.log").unlink(missing_ok=True)
             self.begin()
         if not self._has_accounts:
