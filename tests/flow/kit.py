@@ -262,12 +262,19 @@ class Api:
         assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
         return answer.json()
 
+    async def read(self, path: str) -> Any:
+        """Ask until it is not refused for the moment (503), as a client does."""
+        while (answer := await self.call("GET", path)).status_code == 503:
+            await trio.sleep(0.1)
+        assert answer.is_success, f"GET {path}: {answer.status_code} {answer.text}"
+        return answer.json()
+
     async def until_status(self, task_id: str, *wanted: str, timeout_s: float = 60.0) -> Any:
         """The task, once its status is one of `wanted`."""
         task = None
         with trio.move_on_after(timeout_s):
             while True:
-                task = await self.ok("GET", f"/tasks/{task_id}")
+                task = await self.read(f"/tasks/{task_id}")
                 if task["status"] in wanted:
                     return task
                 await trio.sleep(0.02)

@@ -35,7 +35,7 @@ async def all_ended(api: Api, ids: list[str], timeout_s: float = 60.0) -> Counte
         while True:
             items, cursor = [], None
             while True:
-                page = await api.ok("GET", f"/tasks?limit=200{f'&cursor={cursor}' if cursor else ''}")
+                page = await api.read(f"/tasks?limit=200{f'&cursor={cursor}' if cursor else ''}")
                 items += page["items"]
                 cursor = page["next_cursor"]
                 if cursor is None:
