@@ -90,6 +90,18 @@ def test_get_and_delete_carry_the_fields_in_headers(live: Live, method: str) -> 
     assert heads["webhook-signature"] == signature
 
 
+@pytest.mark.parametrize("method", ["POST", "GET"])
+def test_a_payload_is_any_json_and_arrives_as_it_was(live: Live, method: str) -> None:
+    payload = {"z": 10**30, "a": -(2**70), "\0": "\0 \u2028 😀", "f": [1.5e300, 0.1, 1e-7], "n": None, "": {"": []}}
+    business = live.business()
+    task = business.task(live, callback_method=method, payload=payload)
+    assert (task["payload"], list(task["payload"])) == (payload, list(payload))
+    [call] = live.receiver.wait_for(business.path)
+    sent = json.loads(call.body)["payload"] if method == "POST" else json.loads(call.headers["x-taskcenter-payload"])
+    assert (sent, list(sent)) == (payload, list(payload))
+    assert business.api.ended(task)["payload"] == payload
+
+
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_the_largest_payload_a_header_takes_arrives_and_a_larger_one_is_refused(live: Live, method: str) -> None:
     business = live.business()

@@ -29,15 +29,14 @@ from taskcenter.http.json_body import MAX_DEPTH, MalformedJson, parse
         (b"[-Infinity]", "Infinity"),
         (b"[1e999]", "double"),
         (b"[-1E+400]", "double"),
-        (b"18446744073709551616", "64 bits"),
-        (b"[-9223372036854775809]", "64 bits"),
-        (b"9" * 5000, "64 bits"),
+        (b"[" + b"9" * 400 + b".5]", "double"),
+        (b"[" + b"9" * 210 + b"e99]", "double"),
+        (b"[-" + b"9" * 299 + b"E+50]", "double"),
+        (b"[1" + b"0" * 1000 + b"]", "1000 digits"),
+        (b"9" * 5000, "1000 digits"),
         (b'"\\ud800"', "surrogate"),
         (b'{"\\udfff":1}', "surrogate"),
         (b'["\\udc00\\ud800"]', "surrogate"),
-        (b'"\\u0000"', "U+0000"),
-        (b'{"a\\u0000":1}', "U+0000"),
-        (b'"\\\\\\u0000"', "U+0000"),
         (b'"a\x00"', "control"),
         (b'"a\nb"', "control"),
         (b"[" * 65 + b"]" * 65, "deeper than 64"),
@@ -55,8 +54,10 @@ def test_refused(body: bytes, words: str) -> None:
     ("body", "value"),
     [
         (b" null ", None),
-        (b"18446744073709551615", 2**64 - 1),
-        (b"-9223372036854775808", -(2**63)),
+        (b"18446744073709551616", 2**64),
+        (b"[-9223372036854775809, 0]", [-(2**63) - 1, 0]),
+        (b"9" * 1000, 10**1000 - 1),
+        (b'{"a\\u0000":"\\u0000"}', {"a\0": "\0"}),
         (b"[1e308, 1E-400, 0.5]", [1e308, 0.0, 0.5]),
         (b'"\\ud83d\\ude00"', "😀"),
         (b'"\\\\u0000"', "\\u0000"),
@@ -81,13 +82,9 @@ def test_many_shallow_containers_are_not_deep() -> None:
     assert parse(json.dumps([[{}]] * 1000).encode()) == [[{}]] * 1000
 
 
-_TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 _VALUES = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | _TEXT,
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | _TEXT,
     lambda inner: st.lists(inner) | st.dictionaries(_TEXT, inner),
     max_leaves=20,
 )

@@ -61,8 +61,8 @@ HEADERS_RULE: Final = (
     "what is sent anyway."
 )
 PAYLOAD_RULE: Final = (
-    "Any JSON of at most 256 KiB, handed to the receiver as it is: names keep their order, numbers are doubles or fit "
-    "64 bits. With GET and DELETE it must fit a header: see `callback_method`."
+    "Any JSON of at most 256 KiB, handed to the receiver as it is: names keep their order, whole numbers their digits "
+    "(at most 1000), others are doubles. With GET and DELETE it must fit a header: see `callback_method`."
 )
 SCHEDULE_RULE: Final = (
     "Makes the task recurring. `cron` is read in the wall time of `timezone`: a time that a change of the clocks "
