@@ -12,7 +12,7 @@ Tell Task Center what to call and when; it calls, retries by your list, and keep
 
 **Formats.** JSON in and out, UTF-8. Times are RFC 3339 in UTC with milliseconds (any offset on input). Durations are
 seconds as numbers; on input also "90s", "5m", "2h", "1d". Objects may get new members: ignore what you do not know.
-Input is read strictly: unknown fields, a name twice in an object, NaN, NUL and lone surrogates are refused.
+Input is read strictly: unknown fields, a name twice in an object, NaN and lone surrogates are refused.
 
 **Credentials.** `Authorization: Bearer <admin token | API key | JWT>` or `X-API-Key: <API key>`. An admin acts on a
 business's tasks with the header `X-TaskCenter-Business: <code>`.
