@@ -89,3 +89,18 @@ def test_nobody_takes_and_gives_at_once_and_all_that_is_free_is_wanted_by_somebo
         assert len(terms) + len(said.wanted) - said.surplus <= 86
         room += len(said.wanted)
     assert room >= len(free)
+
+
+@given(count=st.integers(1, 9), held=st.integers(0, 20), free=st.integers(0, 90))
+def test_those_who_look_together_take_what_no_other_takes(count: int, held: int, free: int) -> None:
+    """All as they hold the same: but for what is left over when they share, each free shard has one taker."""
+    names = [f"i{number}" for number in range(count)]
+    free = max(free, SHARDS - count * held)
+    owners = [names[number % count] for number in range(SHARDS - free)] + [None] * free
+    leases = [ShardLease(shard, owner, 1) for shard, owner in enumerate(owners)]
+    taken: list[int] = []
+    for name in names:
+        terms = {lease.shard: 1 for lease in leases if lease.owner == name}
+        taken += shares_of([instance(one) for one in names], leases, name, terms, set()).wanted
+    assert set(taken) == set(range(SHARDS - free, SHARDS))
+    assert len(taken) - len(set(taken)) <= count

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from tests.simulation.answers import Answers
+from tests.simulation.lateness import lateness
 from tests.simulation.life import lives
 from tests.simulation.limits import limits
 from tests.simulation.sends import Sends
@@ -23,6 +24,7 @@ def check(world: World, rested: Rested) -> list[str]:
         *sends.check(),
         *Answers(world).check(),
         *limits(world),
+        *lateness(world, sends.by_key),
     ]
 
 

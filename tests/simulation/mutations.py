@@ -22,7 +22,7 @@ from taskcenter.actors.committer import Committer
 from taskcenter.actors.outcome import move_after
 from taskcenter.actors.registry import ActorRegistry
 from taskcenter.clock import Clock
-from taskcenter.runtime import leases
+from taskcenter.runtime import leases, shares
 from taskcenter.runtime.engine import Engine
 from taskcenter.store import changes, outcomes, recovery
 from taskcenter.store import engine as engine_store
@@ -232,6 +232,11 @@ def outcomes_are_dropped_on_error(patch: MonkeyPatch) -> None:
     patch.setattr(Committer, "_commit_until_known", once)
 
 
+def who_starts_takes_what_the_others_take(patch: MonkeyPatch) -> None:
+    patch.setattr(shares, "_in_my_order", lambda free, *_: free)
+    patch.setattr(leases, "EXPECTING_S", leases.LOOK_S)
+
+
 def sweep_passes_over_what_is_overdue(patch: MonkeyPatch) -> None:
     take = Loader._take
 
@@ -284,6 +289,7 @@ PLANTS: Final = (
     Planted(pause_is_not_heard, (3, 8)),
     Planted(retries_count_from_the_start, (0, 1)),
     Planted(outcomes_are_dropped_on_error, (20,)),
+    Planted(who_starts_takes_what_the_others_take, (28, 71)),
     Planted(sweep_passes_over_what_is_overdue, (0,)),
     Planted(attempts_start_early, (1,)),
     Planted(withdrawn_attempts_go_on, (0,)),

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from tests.simulation.world import World
 
 CLOSE_MS: Final = 3
-LATE_MS: Final = 10_000  # of the service's own doing, when nothing fails
 Key = tuple[str, int, int]  # task, term, due
 
 
@@ -115,8 +114,6 @@ class Sends:
             yield f"{name}: the receiver's record says {told}"
         if abs(sent.began_at - execution.started_at) > CLOSE_MS:
             yield f"{name}: started at {execution.started_at}, begun at {sent.began_at}"
-        if not self.world.shape.faults and execution.lateness_ms - execution.policy_wait_ms > LATE_MS:
-            yield f"{name}: {execution.lateness_ms:.0f} ms late, of which {execution.policy_wait_ms:.0f} by policy"
         ended_at = execution.started_at + execution.duration_ms
         if abs(ended_at - sent.sender_ended_at) > CLOSE_MS:
             yield f"{name}: ended at {ended_at}, heard at {sent.sender_ended_at}"

@@ -46,7 +46,7 @@ MARGIN_S: Final = 1.5
 RETRY_S: Final = 1.0  # after a heartbeat or a look that failed
 MOVED_AT_ONCE: Final = 32  # shards given up in one round of balancing
 LOOK_S: Final = 1.0  # between two looks
-EXPECTING_S: Final = 0.25  # between two looks for shards that others are giving up in my favour
+EXPECTING_S: Final = 0.25  # between two looks for shards that may be had soon
 LEAST_S: Final = 0.02  # between two looks, however often I am told to look
 
 
@@ -239,7 +239,8 @@ class LeaseKeeper:
     async def _look(self, life: trio.Nursery) -> bool:
         """Bury the dead; take up to my share of what is free or orphaned; give up a few when I hold more than it.
 
-        Whether others are to let go of some in my favour at any moment.
+        Whether there may soon be more: others are to let go of some in my favour, or some that were free were not had,
+        for another was first or holds their rows.
         """
         leaving = self._parting.leaving  # what is released from now on may still be mine in what is read below
         instances = await self._store.instances()
@@ -251,9 +252,8 @@ class LeaseKeeper:
         self._drop(shares.lost)
         await self._begin(shares.unknown)
         if shares.wanted:
-            await self._take(shares.wanted, shares.orphaned)
-        else:
-            self._give_up(shares.surplus, life)
+            return not await self._take(shares.wanted, shares.orphaned) or shares.expecting
+        self._give_up(shares.surplus, life)
         return shares.expecting
 
     async def _bury(self, instances: Sequence[Instance]) -> bool:
@@ -291,12 +291,14 @@ class LeaseKeeper:
             self._log.error("shards lost", shards=len(gone))
             self._lost(gone)
 
-    async def _take(self, shards: list[int], orphaned: frozenset[int]) -> None:
+    async def _take(self, shards: list[int], orphaned: frozenset[int]) -> bool:
+        """Whether all of them could be had."""
         terms = await self._store.acquire(self.instance_id, shards)
         taken_over = len(orphaned & terms.keys())
         if taken_over:
             self._metrics.lease_takeovers.inc(taken_over)
         await self._begin(terms)
+        return terms.keys() >= set(shards)
 
     async def _begin(self, terms: dict[int, int]) -> None:
         """Make owned shards this instance's own: first what their former owner left running, then the announcement.

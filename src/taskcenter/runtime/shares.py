@@ -24,6 +24,13 @@ class Shares:
     expecting: bool  # it has less than its share, and others have more than theirs or are leaving
 
 
+def _in_my_order(free: Sequence[int], own_id: str, staying: AbstractSet[str]) -> Sequence[int]:
+    """The others look at the same rows at the same time: each begins elsewhere, and takes what no other does."""
+    rank = sum(other < own_id for other in staying)
+    first = rank * len(free) // max(1, len(staying))
+    return [*free[first:], *free[:first]]
+
+
 def shares_of(
     instances: Sequence[Instance],
     leases: Sequence[ShardLease],
@@ -46,12 +53,12 @@ def shares_of(
         if lease.owner == own_id and lease.shard not in leaving and (lease.shard not in terms or lease.shard in lost)
     }
     held = (terms.keys() - lost) | unknown.keys()
-    free = [lease.shard for lease in leases if lease.owner not in alive]
+    free = _in_my_order([lease.shard for lease in leases if lease.owner not in alive], own_id, staying)
     others = Counter(lease.owner for lease in leases if lease.owner in alive and lease.owner != own_id)
     return Shares(
         lost=lost,
         unknown=unknown,
-        wanted=free[: max(0, share - len(held))],
+        wanted=sorted(free[: max(0, share - len(held))]),
         orphaned=frozenset(lease.shard for lease in leases if lease.owner is not None and lease.owner not in alive),
         surplus=max(0, len(held - leaving) - share) if len(alive) > 1 else 0,
         expecting=len(held) < share
