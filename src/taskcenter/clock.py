@@ -16,6 +16,7 @@ Under `trio.testing.MockClock` everything here is virtual; tests give `anchor_ms
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +27,8 @@ import trio
 STEP_MS: Final = 5_000.0
 SLEW: Final = 0.01
 CONFIRMATIONS: Final = 3  # observations in a row before our own clock is held for wrong
-READING_S: Final = 1.0  # a reading that took longer says too little
+READINGS: Final = 5  # of the machine's clock, for one that can be believed
+READING_S: Final = 1.0  # a reading of the server's that took longer says too little
 FRESH_S: Final = 15.0  # and one that is older
 
 MACHINE_SET: Final = "this machine's clock has been set, and is not followed"
@@ -58,6 +60,21 @@ def believed(machine_ms: float, store_ms: float | None) -> tuple[float, str | No
     return machine_ms, AHEAD if machine_ms < 0 else None
 
 
+def wall_reading() -> tuple[float, float]:
+    """The machine's clock, in ms since 1970, and when it was read by trio's clock, at the latest.
+
+    A process that is not let run between its looks at two clocks takes the pause for a difference, and would call early
+    or late by it; so the closest pair of a few is taken.
+    """
+    best = (math.inf, 0.0, 0.0)
+    for _ in range(READINGS):
+        before = trio.current_time()
+        wall_ms = time.time() * 1000.0
+        after = trio.current_time()
+        best = min(best, (after - before, after, wall_ms))
+    return best[1], best[2]
+
+
 def suspended_s() -> float:
     """How long this machine has been suspended since its start: time that trio's clock leaves out."""
     if not hasattr(time, "CLOCK_BOOTTIME"):
@@ -70,8 +87,8 @@ class Clock:
 
     def __init__(self, anchor_ms: float | None = None, suspended: Callable[[], float] = suspended_s) -> None:
         """`anchor_ms`: what UTC is now, in ms since 1970; the wall clock's word if None."""
-        began = trio.current_time()
-        self._offset_ms = (time.time() * 1000.0 if anchor_ms is None else anchor_ms) - began * 1000.0
+        began, began_ms = wall_reading() if anchor_ms is None else (trio.current_time(), anchor_ms)
+        self._offset_ms = began_ms - began * 1000.0
         self._follows_wall = anchor_ms is None
         self._suspended = suspended
         self._suspended_s = suspended()
@@ -112,14 +129,15 @@ class Clock:
             return
         self._store = (now, store_ms - now * 1000.0)
 
-    def observe(self, machine_ms: float) -> bool:
-        """Compare with the machine's clock and the server's. Whether engine time has jumped, so that who sleeps until
-        some UTC must look again."""
+    def observe(self, machine_ms: float, read_at: float | None = None) -> bool:
+        """Compare with the machine's clock, read at `read_at` by trio's or now, and with the server's. Whether engine
+        time has jumped, so that who sleeps until some UTC must look again.
+        """
         now = trio.current_time()
         limit_ms = (now - self._observed_at) * 1000.0 * SLEW
         self._observed_at = now
         slept_ms = self._wake_up()
-        self._error_ms = machine_ms - self.now_ms_exact()
+        self._error_ms = machine_ms - (now if read_at is None else read_at) * 1000.0 - self._offset_ms
         error_ms, self.fault = believed(self._error_ms, self._store_error_ms())
         self._suspect = self._suspect + 1 if abs(error_ms) > STEP_MS else 0
         if 0 < self._suspect < CONFIRMATIONS:
@@ -133,7 +151,10 @@ class Clock:
 
     def observe_wall(self) -> bool:
         """`observe` with the wall clock; does nothing when the clock was anchored by hand (virtual time)."""
-        return self._follows_wall and self.observe(time.time() * 1000.0)
+        if not self._follows_wall:
+            return False
+        read_at, wall_ms = wall_reading()
+        return self.observe(wall_ms, read_at)
 
     def statistics(self) -> ClockStatistics:
         return ClockStatistics(self._error_ms, self._store_error_ms(), self._suspect)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from taskcenter.clock import AHEAD, ALL_APART, FRESH_S, MACHINE_SET, READING_S, SLEW, STORE_SET, Clock, believed
 
@@ -51,6 +52,29 @@ async def test_drift_is_followed_gently(autojump_clock: object) -> None:
     assert off(clock) == pytest.approx(500)
     await observed(clock, 10, 4_500)
     assert off(clock) == pytest.approx(500 + 10_000 * SLEW)
+
+
+async def test_a_pause_between_two_looks_at_clocks_is_no_difference_of_theirs(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process stands still while it looks: before, after or between, all but once."""
+    pauses_ms = iter([40, 25, 0, 60, 30] * 3)
+
+    def wall() -> float:
+        stood_s = next(pauses_ms) / 1000
+        autojump_clock.jump(stood_s / 2)
+        read = ANCHOR / 1000 + trio.current_time()
+        autojump_clock.jump(stood_s / 2)
+        return read
+
+    monkeypatch.setattr("taskcenter.clock.time.time", wall)
+    clock = Clock()
+    assert off(clock) == pytest.approx(0, abs=0.001)
+    for _ in range(2):
+        await trio.sleep(1)
+        clock.observe_wall()
+        assert off(clock) == pytest.approx(0, abs=0.001)
+        assert clock.statistics().error_ms == pytest.approx(0, abs=0.001)
 
 
 @pytest.mark.parametrize("step_ms", [-24 * HOUR_MS, -HOUR_MS, -60_000, 60_000, HOUR_MS, 24 * HOUR_MS])
