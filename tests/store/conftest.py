@@ -22,6 +22,13 @@ def passing_clock(mock_clock: MockClock) -> MockClock:
 
 
 @pytest.fixture
+def patient_clock(mock_clock: MockClock) -> MockClock:
+    """A clock ten times slower than the servers': our time-outs wait for a server that the machine has stalled."""
+    mock_clock.rate = 0.1
+    return mock_clock
+
+
+@pytest.fixture
 def migrated_url(database_url: str) -> str:
     """URL of a database with this release's schema."""
     migrate.up(database_url)

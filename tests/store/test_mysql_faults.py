@@ -77,7 +77,7 @@ async def until_it_works(
 @pytest.mark.parametrize("fault,landed", [("request", False), ("reply", True)])
 @pytest.mark.parametrize("lane", [False, True])
 async def test_a_lost_commit_is_unknown_and_a_repeat_by_key_is_exact(
-    server: PrivateServer, url: str, fault: CommitFault, landed: bool, lane: bool
+    server: PrivateServer, url: str, *, fault: CommitFault, landed: bool, lane: bool, patient_clock: object
 ) -> None:
     async with open_proxy(server.host, server.port) as proxy, opened_mysql(proxy.url(url)) as database:
         handle = await database.lane("committer") if lane else database
