@@ -89,7 +89,13 @@ class Settings(BaseSettings):
         None, description="`console` on a terminal, else `json`.", examples=["json"]
     )
     shutdown_grace: float = Field(20, ge=0, le=600, description="Time in-flight callbacks get at SIGTERM, in s.")
-    max_in_flight: int = Field(2000, ge=1, le=100_000, description="Callbacks on their way at once, per process.")
+    max_in_flight: int = Field(
+        2000,
+        ge=1,
+        le=100_000,
+        description="Callbacks on their way at once, per process; of one business seven eighths of it at most. Fewer "
+        "where the process may not open as many files (RLIMIT_NOFILE).",
+    )
     business_memory: int = Field(
         64 * 1024 * 1024,
         ge=1024 * 1024,

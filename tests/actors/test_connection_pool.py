@@ -9,6 +9,7 @@ import trio
 import trio.testing
 
 from taskcenter.actors.egress.connection_pool import ConnectionPool
+from taskcenter.actors.egress.connection_room import ConnectionRoom
 from taskcenter.actors.egress.http1 import Http1Connection, Origin
 
 A = ("http", "a.example", 80, "")
@@ -167,19 +168,31 @@ async def test_a_greater_bound_serves_who_waits_and_a_smaller_one_closes_what_re
     assert (QuietWire.open_now, pool.idle, pool.slots_taken) == (1, 1, 1)
 
 
+def assert_account(pools: list[ConnectionPool], bound: int, room: ConnectionRoom[Http1Connection], most: int) -> None:
+    """Of pools with `bound` each, and a room of `most`."""
+    for pool in pools:
+        assert pool.open <= pool.slots_taken <= bound
+        assert not (pool.waiting and pool.slots_taken < pool.max_connections)
+    assert sum(pool.open for pool in pools) == QuietWire.open_now
+    assert sum(pool.slots_taken for pool in pools) == room.taken
+    assert room.taken <= most or not any(pool.idle for pool in pools)
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.MockClock) -> None:
-    """Sixty users with random origins, bounds, delays, faults, cancellations: never over the bound, free at the end."""
+    """Sixty users of two businesses with random origins, bounds, delays, faults, cancellations: never over the bound,
+    free at the end, and none at rest where both together have more than their room.
+    """
     rng = random.Random(seed)
     bound = rng.randint(1, 6)
-    pool = ConnectionPool(bound, max_idle_s=3, max_age_s=rng.choice([1, 300]))
+    most = rng.randint(1, 2 * bound)
+    room: ConnectionRoom[Http1Connection] = ConnectionRoom(most)
+    pools = [ConnectionPool(bound, max_idle_s=3, max_age_s=rng.choice([1, 300]), room=room) for _ in range(2)]
 
     def check() -> None:
-        assert pool.open <= pool.slots_taken <= bound
-        assert pool.open == QuietWire.open_now
-        assert not (pool.waiting and pool.slots_taken < pool.max_connections)
+        assert_account(pools, bound, room, most)
 
-    async def use(origin: Origin) -> None:
+    async def use(pool: ConnectionPool, origin: Origin) -> None:
         connection = pool.take(origin, trio.current_time()) or await pool.acquire(origin)
         if connection is None:
             try:
@@ -203,9 +216,10 @@ async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.M
 
     async def user() -> None:
         for _ in range(10):
+            pool = rng.choice(pools)
             try:
                 with trio.move_on_after(rng.choice([0.1, 0.2, 1, 5])):
-                    await use(rng.choice([A, A, B]))
+                    await use(pool, rng.choice([A, A, B]))
             except ConnectionRefusedError:
                 check()
             await trio.sleep(rng.choice([0, 0.1, 4]))
@@ -216,7 +230,9 @@ async def test_chaos_keeps_the_account(seed: int, autojump_clock: trio.testing.M
     async with trio.open_nursery() as nursery:
         for _ in range(60):
             nursery.start_soon(user)
-    assert pool.waiting == 0
-    assert pool.slots_taken == pool.open == pool.idle
-    pool.close()
-    assert (QuietWire.open_now, pool.slots_taken) == (0, 0)
+    for pool in pools:
+        assert pool.waiting == 0
+        assert pool.slots_taken == pool.open == pool.idle
+        pool.close()
+        assert pool.slots_taken == 0
+    assert (QuietWire.open_now, room.taken) == (0, 0)

@@ -23,7 +23,7 @@ from tests.actors.receivers import (
 
 from taskcenter.actors.egress.exchange import Answered, Faulted
 from taskcenter.actors.egress.transport import CallbackTransport
-from taskcenter.actors.egress.wire import Address, Wire
+from taskcenter.actors.egress.wire import Address, Wire, dial_tcp
 
 Mood = Callable[[Receiver, trio.abc.Stream], Awaitable[None]]
 
@@ -219,12 +219,30 @@ async def test_a_dial_that_hangs(autojump_clock: trio.testing.MockClock) -> None
     assert trio.current_time() == pytest.approx(5.0)
 
 
-async def test_out_of_descriptors_is_our_fault_in_words() -> None:
+async def test_out_of_descriptors_is_our_fault_in_words(autojump_clock: trio.testing.MockClock) -> None:
     async def dial(address: Address) -> Wire:
         raise OSError(24, "Too many open files")
 
-    fault = await fault_of(transport_to_loopback(dial=dial), "http://127.0.0.1:81/")
-    assert fault == Faulted("connection_error", "this service is out of file descriptors", sent=False)
+    fault = await fault_of(transport_to_loopback(dial=dial), "http://127.0.0.1:81/", 5)
+    words = "no answer within 5 s (this service is out of file descriptors)"
+    assert fault == Faulted("timeout", words, sent=False)
+
+
+async def test_a_descriptor_is_waited_for() -> None:
+    tries = 0
+
+    async def dial(address: Address) -> Wire:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise OSError(24, "Too many open files")
+        return await dial_tcp(address)
+
+    async with receiving(answering(OK)) as receiver:
+        transport = transport_to_loopback(dial=dial)
+        answer = await answer_of(transport, receiver.url())
+        await transport.aclose()
+    assert (answer.status, tries) == (200, 3)
 
 
 async def test_a_receiver_that_accepts_slowly_but_in_time(loopback_clock: object) -> None:

@@ -20,6 +20,12 @@ from taskcenter.times import format_time, parse_time
 Mood = Callable[[Call], Answer]
 REQUEST_TIMEOUT_S = 15.0  # of one try; the service answers sooner, whatever happens to it
 PAUSE_S = 0.05  # before the next try of an unanswered request
+CHANGES = {
+    "cancel": ("DELETE", ""),
+    "update": ("PUT", ""),
+    "run": ("POST", "/run"),
+    "redeliver": ("POST", "/redeliver"),
+}
 
 
 def now_ms() -> float:
@@ -136,15 +142,27 @@ class Caller:
                 return [str(result["task"]["id"]) for result in results]
 
     async def cancel(self, task_id: str) -> None:
+        await self.change("cancel", task_id)
+
+    async def change(self, kind: str, task_id: str, body: Any = None) -> None:
+        """One of `CHANGES`, until it is answered."""
+        method, path = CHANGES[kind]
         while True:
-            asked_at, answer = await self._ask("DELETE", f"/tasks/{task_id}")
+            asked_at, answer = await self._ask(method, f"/tasks/{task_id}{path}", body)
             if answer is None:
-                self._ledger.add(Change(task_id, "cancel", asked_at, now_ms(), "unknown"))
+                self._ledger.add(Change(task_id, kind, asked_at, now_ms(), "unknown"))
                 continue
             in_flight = answer.ok and answer.json().get("in_flight") is True
             result = "done" if answer.ok else "refused"
-            self._ledger.add(Change(task_id, "cancel", asked_at, now_ms(), result, in_flight))
+            self._ledger.add(Change(task_id, kind, asked_at, now_ms(), result, in_flight))
             return
+
+    async def ask(self, method: str, path: str, body: Any = None) -> Reply:
+        """Anything else, until it is answered."""
+        while True:
+            _, answer = await self._ask(method, path, body)
+            if answer is not None:
+                return answer
 
     async def look(self, task_id: str) -> str | None:
         """The task's status; None: there is no such task."""

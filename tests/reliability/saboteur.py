@@ -1,12 +1,14 @@
 """The service with a fault in it: run as `python -m tests.reliability.saboteur serve …`, where `taskcenter` would be.
 
-Nothing in the service knows of it. In the directory that `SABOTEUR_DIR` names it looks for two files: `census`, upon
-which it writes the names of all tasks that live into `tasks.json`; and `break`, which holds such a name, upon which an
-exception is raised in that task, wherever it waits, and `broken` is written.
+Nothing in the service knows of it. In the directory that `SABOTEUR_DIR` names it looks for three files: `census`, upon
+which it writes the names of all tasks that live into `tasks.json`; `break`, which holds such a name, upon which an
+exception is raised in that task, wherever it waits, and `broken` is written; and `weigh`, upon which it writes how many
+tasks and objects there are, and what most of these are, into `weight.json`.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import threading
@@ -19,6 +21,7 @@ from typing import Any, NoReturn
 import trio
 
 LOOK_S = 0.02
+KINDS_TOLD = 60
 
 
 class Sabotage(Exception):
@@ -29,19 +32,24 @@ def _raise() -> NoReturn:
     raise Sabotage("raised by a test")
 
 
-def tasks() -> dict[str, trio.lowlevel.Task]:
-    """All tasks of the program by name, in the order in which they were begun; a second one of a kind is `…#2`."""
+def all_tasks() -> list[trio.lowlevel.Task]:
+    """Every task of the program."""
     root = trio.lowlevel.current_root_task()
     assert root is not None
     found: list[trio.lowlevel.Task] = []
     waiting = [root]
     while waiting:
-        task = waiting.pop(0)
+        task = waiting.pop()
         found.append(task)
         waiting += [child for nursery in task.child_nurseries for child in nursery.child_tasks]
+    return found
+
+
+def tasks() -> dict[str, trio.lowlevel.Task]:
+    """All tasks of the program by name, in the order in which they were begun; a second one of a kind is `…#2`."""
     named: dict[str, trio.lowlevel.Task] = {}
     seen: Counter[str] = Counter()
-    for task in sorted(found, key=lambda task: task._counter):
+    for task in sorted(all_tasks(), key=lambda task: task._counter):
         name = _name(task)
         if name.startswith("taskcenter."):
             seen[name] += 1
@@ -66,9 +74,20 @@ def _break(name: str, directory: Path) -> None:
 
 
 def _census(directory: Path) -> None:
-    made = {name: task._counter for name, task in tasks().items()}
-    (directory / "tasks.tmp").write_text(json.dumps(made))
-    (directory / "tasks.tmp").rename(directory / "tasks.json")
+    _tell(directory / "tasks.json", {name: task._counter for name, task in tasks().items()})
+
+
+def _weigh(directory: Path) -> None:
+    gc.collect()
+    kinds = Counter(type(one).__qualname__ for one in gc.get_objects())
+    told = {"tasks": len(all_tasks()), "objects": kinds.total(), "kinds": dict(kinds.most_common(KINDS_TOLD))}
+    _tell(directory / "weight.json", told)
+
+
+def _tell(path: Path, what: object) -> None:
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(what))
+    unfinished.rename(path)
 
 
 def _obey(directory: Path, token: trio.lowlevel.TrioToken) -> None:
@@ -76,6 +95,7 @@ def _obey(directory: Path, token: trio.lowlevel.TrioToken) -> None:
     orders: dict[str, Callable[[str], None]] = {
         "census": lambda _: _census(directory),
         "break": lambda name: _break(name, directory),
+        "weigh": lambda _: _weigh(directory),
     }
     while True:
         time.sleep(LOOK_S)

@@ -8,20 +8,18 @@ from __future__ import annotations
 import os
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 import trio
 from prometheus_client.parser import text_string_to_metric_families
-from tests.actors.receivers import Receiver
-from tests.actors.test_transport_moods import GALLERY, Mood
+from tests.actors.test_transport_moods import GALLERY
 from tests.flow.kit import PLAIN, Service, business
 from tests.reliability.conftest import Figure
 from tests.reliability.creating import create_all
+from tests.reliability.moods import gallery
+from tests.reliability.vitals import until_back, vitals
 
 pytestmark = pytest.mark.real_time
 EACH = int(os.environ.get("TASKCENTER_ROW_20_EACH", "250"))
@@ -29,14 +27,6 @@ ABREAST = 300
 TIMEOUT_S = 4.0
 WITHIN_S = 5.0  # the timeout and a second, as the histogram has it
 MOST_BYTES = 256 * 1024
-
-
-def resident_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 async def counts(service: Service) -> tuple[Counter[str], float]:
@@ -54,29 +44,6 @@ async def counts(service: Service) -> tuple[Counter[str], float]:
         if s.name == "taskcenter_callback_duration_seconds_bucket" and s.labels["le"] == f"{WITHIN_S}"
     ]
     return outcomes, sum(quick)
-
-
-@asynccontextmanager
-async def gallery() -> AsyncIterator[dict[str, str]]:
-    """The URL of a receiver of each mood."""
-    urls: dict[str, str] = {}
-    async with trio.open_nursery() as nursery:
-        for name, (mood, _, _) in GALLERY.items():
-            listeners = await nursery.start(
-                partial(trio.serve_tcp, partial(meet, mood), 0, host="127.0.0.1", backlog=2048)
-            )
-            urls[name] = f"http://127.0.0.1:{listeners[0].socket.getsockname()[1]}/hook"
-        yield urls
-        nursery.cancel_scope.cancel()
-
-
-async def meet(mood: Mood, stream: trio.SocketStream) -> None:
-    try:
-        await mood(Receiver(0), stream)
-    except (trio.BrokenResourceError, trio.ClosedResourceError):
-        return  # the service has hung up
-    finally:
-        await trio.aclose_forcefully(stream)
 
 
 def assert_as_bad_as_they_were(found: Counter[str], meant: Counter[str]) -> None:
@@ -99,8 +66,8 @@ async def test_all_end_in_time_and_leave_nothing_behind(tmp_path: Path, figure: 
         ) as api:  # fmt: skip
             order = list(urls) * EACH
             random.Random(20).shuffle(order)
-            before_bytes, before_descriptors = resident_bytes(service.pid), descriptors(service.pid)
-            began, most = trio.current_time(), before_bytes
+            before = vitals(service.pid)
+            began, most = trio.current_time(), before.resident_bytes
             common = {"timeout": TIMEOUT_S, "retry_intervals": []}
             items = [common | {"business_id": f"t{n}", "callback_url": urls[name]} for n, name in enumerate(order)]
             await create_all(api, items)
@@ -108,19 +75,18 @@ async def test_all_end_in_time_and_leave_nothing_behind(tmp_path: Path, figure: 
             with trio.fail_after(900):
                 while outcomes.total() < len(order):
                     await trio.sleep(0.5)
-                    most = max(most, resident_bytes(service.pid))
+                    most = max(most, vitals(service.pid).resident_bytes)
                     outcomes, quick = await counts(service)
             took = trio.current_time() - began
             assert_as_bad_as_they_were(outcomes, Counter(GALLERY[name][1] for name in order))
             assert quick == len(order), f"{len(order) - quick:.0f} took longer than {WITHIN_S} s"
-            with trio.fail_after(90):
-                while (left := descriptors(service.pid) - before_descriptors) > 8:  # what the API's callers hold
-                    await trio.sleep(0.5)
+            most_left = before.descriptors + 8  # what the API's callers hold
+            left = (await until_back(service, most_left, timeout_s=90)).descriptors - before.descriptors
         assert await service.terminate() == 0, service.tail()
     finally:
         if service.running:
             service.kill()
-    each = (most - before_bytes) / ABREAST
+    each = (most - before.resident_bytes) / ABREAST
     figure("moods, calls", f"{len(GALLERY)}, {len(order):,}")
     figure(f"ended within {WITHIN_S} s of {TIMEOUT_S} s", f"{quick:,.0f} of {len(order):,}")
     figure(f"memory a call, {ABREAST} at once, growth for other reasons included", each / 1024, "KiB")

@@ -191,7 +191,7 @@ class BusinessActor:
             return Hold("store", self._store_pause_until, "the store did not take the last claim")
         if self.tools.term_of(ref.shard) is None:
             return Hold("store", now + STORE_PAUSE_MS, "the lease could not be renewed")
-        most = self.business.max_concurrent_tasks
+        most = min(self.business.max_concurrent_tasks, self.tools.gate.most_of_one)
         if self.on_their_way >= most:
             return Hold("concurrency", None, f"callbacks on their way: {self.on_their_way} of {most}")
         if len(self.in_flight) >= 2 * most:

@@ -51,6 +51,11 @@ class FairGate:
         self._share()
 
     @property
+    def most_of_one(self) -> int:
+        """Slots that a business takes at most: if all its receivers hang, others' callbacks still find the rest."""
+        return self.capacity - self.capacity // 8
+
+    @property
     def _free(self) -> int:
         return self.capacity - self._taken - self._kept.total()
 

@@ -32,6 +32,7 @@ import trio
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.utils import parse_socket_addr
 
+from taskcenter.encryption import shake_hands
 from taskcenter.http.containment import AppTasks, split_fault
 from taskcenter.http.head import Refused
 from taskcenter.http.protocol import ApiProtocol, Below
@@ -120,7 +121,7 @@ class Connection(Below):
         if self._tls is not None:
             self._stream = trio.SSLStream(plain, self._tls, server_side=True, https_compatible=True)
             with trio.CancelScope(deadline=self._read_by) as scope:
-                await self._stream.do_handshake()
+                await shake_hands(self._stream)
             if scope.cancelled_caught:
                 self.meter.cut_slow += 1
                 return

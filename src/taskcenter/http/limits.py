@@ -92,6 +92,12 @@ class ServerMeter:
     def refusal(self, code: str) -> None:
         self._refused[code] += 1
 
+    def health(self) -> str:
+        """`ok`, or why new clients wait."""
+        if 0 < self.connections_cap <= self.connections_open:
+            return f"degraded: all {self.connections_cap} connections are taken, new clients wait"
+        return "ok"
+
     def statistics(self) -> ServerStatistics:
         return ServerStatistics(
             connections_open=self.connections_open,

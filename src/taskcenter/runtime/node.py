@@ -28,6 +28,8 @@ import trio
 
 from taskcenter import __version__, log, tracing
 from taskcenter.actors.client import BusinessClient
+from taskcenter.actors.egress.connection_room import ConnectionRoom
+from taskcenter.actors.egress.http1 import Http1Connection
 from taskcenter.actors.egress.resolver import NameService
 from taskcenter.actors.egress.tls import TlsSettings, tls_context
 from taskcenter.actors.egress.transport import CallbackTransport
@@ -44,6 +46,7 @@ from taskcenter.metrics import Metrics
 from taskcenter.queueing import StandingQueue
 from taskcenter.runtime.alerts import Alerts
 from taskcenter.runtime.datagrams import UdpSocket
+from taskcenter.runtime.descriptors import provide
 from taskcenter.runtime.egress_settings import egress_policy
 from taskcenter.runtime.engine import Engine, EngineParts
 from taskcenter.runtime.expiries import Expiries
@@ -208,32 +211,23 @@ class Node:
         self._tracer = tracing.configure(self._rng, __version__)
         self._egress = egress_policy(settings)
         self._names = NameService()
+        self._server_settings = _server_settings(settings, reuse_port=worker is not None)
+        callbacks = provide(settings, self._server_settings).callbacks
+        self._room: ConnectionRoom[Http1Connection] = ConnectionRoom(callbacks)
         self._tls = TlsSettings(ca_file=settings.callback_ca)
         _check_tls(self._tls)
         identity = own_identity()
         alone = isinstance(parse_database_url(settings.database_url.get_secret_value()), SqliteUrl)
+        link = None if alone else PeerLink(UdpSocket(settings.peer_address), keys, identity, self._clock, metrics)
         self._engine = Engine(
             EngineParts(
-                store=store,
-                clock=self._clock,
-                rng=self._rng,
-                ids=self._ids,
-                metrics=metrics,
-                tracer=self._tracer,
-                load_business=store.businesses.get_by_id,
-                new_client=self._new_client,
-                alert=self._alerts,
-                identity=identity,
-                link=None
-                if alone
-                else PeerLink(UdpSocket(settings.peer_address), keys, identity, self._clock, metrics),
-                lease_ttl_s=settings.lease_ttl,
-                max_in_flight=settings.max_in_flight,
-                store_waits=waits,
-                backlog_pace=settings.backlog_pace,
-                business_memory=settings.business_memory,
+                store=store, clock=self._clock, rng=self._rng, ids=self._ids, metrics=metrics, tracer=self._tracer,
+                load_business=store.businesses.get_by_id, new_client=self._new_client, alert=self._alerts,
+                identity=identity, link=link, lease_ttl_s=settings.lease_ttl,
+                max_in_flight=int(min(settings.max_in_flight, callbacks)), store_waits=waits,
+                backlog_pace=settings.backlog_pace, business_memory=settings.business_memory,
             )
-        )
+        )  # fmt: skip
         self._services = Services.build(
             store=store, settings=settings, keys=keys, clock=self._clock, ids=self._ids, metrics=metrics,
             engine=self._engine, egress=self._egress, random_bytes=secrets.token_bytes, store_trouble=watch.trouble,
@@ -284,9 +278,10 @@ class Node:
         app = build_app(self._services, settings, self._metrics, self._clock, exposition)
         meter = ServerMeter(lambda kind, _: self._metrics.http_faults.labels(kind).inc())
         self._metrics.http_connections.set_function(lambda: meter.connections_open)
+        self._services.health.watch("api", meter.health)
         await serve_api(
             app,
-            _server_settings(settings, reuse_port=self._worker is not None),
+            self._server_settings,
             shutdown=self._shutdown,
             meter=meter,
             shedder=Shedder(self._services.tasks.creation.overloaded, self._metrics.creates_shed.inc),
@@ -294,7 +289,8 @@ class Node:
         )
 
     def _new_client(self, business: Business) -> BusinessClient:
-        transport = CallbackTransport(policy=self._egress, resolver=self._names.for_business(), tls=self._tls)
+        names = self._names.for_business()
+        transport = CallbackTransport(policy=self._egress, resolver=names, tls=self._tls, room=self._room)
         return BusinessClient(business, transport)
 
     async def _await_signals(self) -> None:

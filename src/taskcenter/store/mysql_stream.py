@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import trio
 
+from taskcenter.encryption import shake_hands
 from taskcenter.store.connection import StoreFault
 from taskcenter.store.mysql_rows import ProtocolFault
 
@@ -76,7 +77,7 @@ class PacketStream:
         if self._stream is None:
             raise trio.ClosedResourceError("closed by us")
         stream = trio.SSLStream(self._stream, context, server_hostname=host)
-        await stream.do_handshake()
+        await shake_hands(stream)
         self._stream, self.secure = stream, True
 
     def surplus(self) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import trio
 
+from taskcenter.actors.egress.connection_room import ConnectionRoom
 from taskcenter.actors.egress.http1 import Http1Connection, Origin
 
 
@@ -29,12 +30,19 @@ class _Waiter:
 class ConnectionPool:
     """Owned by one transport."""
 
-    def __init__(self, max_connections: int, max_idle_s: float, max_age_s: float) -> None:
+    def __init__(
+        self,
+        max_connections: int,
+        max_idle_s: float,
+        max_age_s: float,
+        room: ConnectionRoom[Http1Connection] | None = None,
+    ) -> None:
         """`max_idle_s`: rest after which a connection is not used again. `max_age_s`: age after which it is not kept,
-        so that a name's new addresses are followed under constant traffic too."""
+        so that a name's new addresses are followed under constant traffic too. `room`: of all pools together."""
         self._max_connections = max_connections
         self._max_idle_s = max_idle_s
         self._max_age_s = max_age_s
+        self._room: ConnectionRoom[Http1Connection] = ConnectionRoom() if room is None else room
         self._slots_taken = 0
         self._resting: dict[Http1Connection, None] = {}  # all origins, longest rest first
         self._by_origin: dict[Origin, list[Http1Connection]] = {}  # the same ones, latest last
@@ -81,7 +89,7 @@ class ConnectionPool:
         """
         self.check_open()
         if self._slots_taken < self._max_connections and not self._waiters:
-            self._slots_taken += 1
+            self._take_slot()
             return None
         if self._resting and not self._waiters:
             oldest = next(iter(self._resting))
@@ -114,7 +122,7 @@ class ConnectionPool:
 
     def give_back(self, connection: Http1Connection, now: float) -> None:
         """After a complete exchange: keep it if it may be used again, else close it."""
-        surplus = self._slots_taken > self._max_connections
+        surplus = self._slots_taken > self._max_connections or self._room.over
         if surplus or not connection.reusable or self.closed or now - connection.born_at > self._max_age_s:
             self.drop(connection)
             return
@@ -127,6 +135,7 @@ class ConnectionPool:
             return
         self._working.discard(connection)
         self._resting[connection] = None
+        self._room.rests(connection, self._part_with)
         self._by_origin.setdefault(connection.origin, []).append(connection)
 
     def drop(self, connection: Http1Connection) -> None:
@@ -138,12 +147,10 @@ class ConnectionPool:
         """Another bound from now on. A greater one serves who waits; a smaller one is reached as connections end."""
         self._max_connections = max_connections
         while self._waiters and self._slots_taken < max_connections:
-            self._slots_taken += 1
+            self._take_slot()
             self._serve(None)
         while self._resting and self._slots_taken > max_connections:
-            oldest = next(iter(self._resting))
-            self._forget(oldest)
-            self._close(oldest)
+            self._part_with(next(iter(self._resting)))
 
     def free_slot(self) -> None:
         """Give a slot back: to who waits longest, if anyone does and the bound allows it."""
@@ -151,6 +158,7 @@ class ConnectionPool:
             self._serve(None)
         else:
             self._slots_taken -= 1
+            self._room.free()
 
     def close_idle(self, now: float) -> int:
         """Close what has rested too long to be used again; how many. For a timer: nobody else looks while all rests."""
@@ -158,8 +166,7 @@ class ConnectionPool:
         for connection in list(self._resting):
             if now - connection.idle_since <= self._max_idle_s:
                 break
-            self._forget(connection)
-            self._close(connection)
+            self._part_with(connection)
             closed += 1
         return closed
 
@@ -168,7 +175,10 @@ class ConnectionPool:
         self.closed = True
         for connection in [*self._resting, *self._working]:
             connection.close()
+        for connection in self._resting:
+            self._room.wakes(connection)
         self._slots_taken -= len(self._resting)
+        self._room.free(len(self._resting))
         self._resting.clear()
         self._by_origin.clear()
         for waiter in self._waiters:
@@ -180,8 +190,18 @@ class ConnectionPool:
         waiter.granted, waiter.connection = True, connection
         waiter.served.set()
 
+    def _take_slot(self) -> None:
+        self._slots_taken += 1
+        self._room.take()
+
+    def _part_with(self, connection: Http1Connection) -> None:
+        """Close one that rests."""
+        self._forget(connection)
+        self._close(connection)
+
     def _forget(self, connection: Http1Connection) -> None:
         del self._resting[connection]
+        self._room.wakes(connection)
         siblings = self._by_origin[connection.origin]
         if siblings[-1] is connection:
             siblings.pop()

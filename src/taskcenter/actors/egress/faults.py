@@ -28,14 +28,19 @@ _THEIRS: Final = {
 }
 
 
+def our_lack(error: OSError) -> str | None:
+    """What this service or its machine is out of, in words; None when the fault is another's."""
+    return _OURS.get(error.errno or 0)
+
+
 def describe_os_error(error: BaseException, peer: str) -> str:
     """One line; `peer` as `show_address` writes it."""
     if isinstance(error, ssl.SSLError):
         return f"TLS with {peer} broke: {(error.reason or 'protocol error').replace('_', ' ').lower()}"
     if isinstance(error, OSError):
         number = error.errno or 0
-        if number in _OURS:
-            return _OURS[number]
+        if (lack := our_lack(error)) is not None:
+            return lack
         text = error.strerror or type(error).__name__
         return _THEIRS.get(number, f"connection to {{peer}} failed: {text}").format(peer=peer)
     return f"connection to {peer} was closed"

@@ -36,8 +36,9 @@ import httpx
 import trio
 
 from taskcenter.actors.egress.connection_pool import ConnectionPool
+from taskcenter.actors.egress.connection_room import ConnectionRoom
 from taskcenter.actors.egress.exchange import CallbackRequest, Exchange, Faulted, Withheld
-from taskcenter.actors.egress.faults import describe_handshake_error, describe_os_error, show_address
+from taskcenter.actors.egress.faults import describe_handshake_error, describe_os_error, our_lack, show_address
 from taskcenter.actors.egress.http1 import Http1Connection, Origin, Progress, UnwritableRequest, write_request
 from taskcenter.actors.egress.httpx_adapter import callback_from_httpx, deadline_of, error_for_httpx, response_for_httpx
 from taskcenter.actors.egress.pins import covered
@@ -48,6 +49,7 @@ from taskcenter.actors.egress.tls import ClientIdentity, TlsSettings, UnusableId
 from taskcenter.actors.egress.wire import Address, Dial, TlsWire, Wire, dial_tcp
 
 MAX_DIAL_SLICE_S: Final = 1.0
+LACK_PAUSE_S: Final = 0.1  # before the next try of a dial that this service had nothing for
 UNUSABLE_IDENTITY: Final = Faulted(
     "connection_error", "the business's client certificate and key cannot be used; set them anew", sent=False
 )
@@ -75,9 +77,11 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         max_connections: int = 64,
         max_idle_s: float = 20.0,
         max_age_s: float = 300.0,
+        room: ConnectionRoom[Http1Connection] | None = None,
         dial: Dial = dial_tcp,
     ) -> None:
-        """`max_connections`: at least the business's concurrency, else exchanges wait for one another.
+        """`max_connections`: at least the business's concurrency, else exchanges wait for one another. `room`: of all
+        businesses together.
 
         Raises OSError when a file that `tls` names is missing or unfit.
         """
@@ -87,7 +91,7 @@ class CallbackTransport(httpx.AsyncBaseTransport):
         if tls is not None:
             tls_context(tls)  # a wrong file is the operator's fault and shows at the start, not at the first callback
         self._dial = dial
-        self._pool = ConnectionPool(max_connections, max_idle_s, max_age_s)
+        self._pool = ConnectionPool(max_connections, max_idle_s, max_age_s, room)
         self._identity: ClientIdentity | None = None
         self._identity_hosts: tuple[str, ...] = ()
         self._identity_context: ssl.SSLContext | None = None  # of `_identity`, once it was needed
@@ -239,11 +243,22 @@ class CallbackTransport(httpx.AsyncBaseTransport):
             progress.doing = f"connecting to {peer}"
             try:
                 with trio.CancelScope(deadline=_dial_deadline(len(addresses) - index)):
-                    return await self._dial(address), peer
+                    return await self._dial_when_possible(address, progress), peer
                 faults.append(f"connection to {peer} took too long")
             except OSError as error:
                 faults.append(describe_os_error(error, peer))
         return Faulted("connection_error", "; ".join(dict.fromkeys(faults)), sent=False)
+
+    async def _dial_when_possible(self, address: Address, progress: Progress) -> Wire:
+        """What we are out of ourselves is waited for: it is not the receiver's fault."""
+        while True:
+            try:
+                return await self._dial(address)
+            except OSError as error:
+                if (lack := our_lack(error)) is None:
+                    raise
+            progress.doing = lack
+            await trio.sleep(LACK_PAUSE_S)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """For httpx; see `httpx_adapter` for what becomes of deadlines, faults and bodies."""
