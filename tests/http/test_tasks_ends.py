@@ -44,13 +44,18 @@ async def test_cancel_with_an_attempt_claimed(api: Api, held_unsent: bool) -> No
     assert (cancelled["status"], cancelled["in_flight"]) == ("cancelled", not held_unsent)
 
 
+@pytest.mark.parametrize("taken_over", [False, True])
 async def test_cancel_again_tells_whether_the_attempt_may_still_be_under_way(
-    api: Api, autojump_clock: MockClock
+    api: Api, autojump_clock: MockClock, taken_over: bool
 ) -> None:
+    """Its sender may stand still and go on, whatever history says of it once another has its shards."""
     task = await api.create(timeout=10)
     claimed = await api.claim(task["id"])
     path = f"/tasks/{task['id']}"
     assert (await api.call("DELETE", path)).json["in_flight"] is True
+    if taken_over:
+        _, (told,) = await api.take_over()
+        assert told.task_id == task["id"]
     assert (await api.call("DELETE", path)).json["in_flight"] is True
     await trio.sleep(300)  # of a claimant that stood still the lease may last so long
     assert (await api.call("DELETE", path)).json["in_flight"] is True

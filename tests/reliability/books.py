@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -117,11 +118,17 @@ class Books:
         return any(change.kind in kinds and change.result != "refused" for change in self.changes.get(task_id, ()))
 
     def excused(self, earlier: Send, later: Send | None = None) -> bool:
-        """Whether the sender of the earlier one was lost with it, before the later one, its end not recorded."""
-        last = earlier.ended_at + self.rules.record_slack_ms
-        before = last if later is None else min(last, later.arrived_at)
+        """Whether the sender of the earlier one was lost with it, before the later one, its end not recorded.
+
+        What was on its way when a sender was lost is known, or else taken from the times.
+        """
+        attempt = (earlier.task_id, earlier.run, earlier.attempt)
+        recorded_at = earlier.ended_at + self.rules.record_slack_ms
+        latest = math.inf if later is None else later.arrived_at
         return any(
-            earlier.arrived_at <= disruption.until_at and disruption.from_at <= before
+            earlier.arrived_at <= disruption.until_at
+            and disruption.from_at <= (min(latest, recorded_at) if disruption.lost is None else latest)
+            and (disruption.lost is None or attempt in disruption.lost)
             for disruption in self.ledger.disruptions
         )
 

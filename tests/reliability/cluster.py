@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,9 +140,10 @@ class Cluster:
                 else:
                     return
 
-    def disrupt(self, kind: str, from_ms: float) -> None:
-        """Note what began then and is over now."""
-        self.ledger.add(Disruption(kind, from_ms, now_ms()))
+    def disrupt(self, kind: str, from_ms: float, lost: Iterable[Running] | None = None) -> None:
+        """Note what began then and is over now. `lost`: what was on its way, where that is known."""
+        keys = None if lost is None else frozenset((one.task_id, one.run, one.attempt) for one in lost)
+        self.ledger.add(Disruption(kind, from_ms, now_ms(), keys))
 
     async def kill(self, victim: Instance) -> list[Running]:
         """SIGKILL; the attempts it had on its way.
@@ -154,7 +155,7 @@ class Cluster:
         running = await self.history.running(owner)
         await trio.sleep(ARRIVAL_S)
         victim.kill()
-        self.disrupt("SIGKILL", at)
+        self.disrupt("SIGKILL", at, running)
         return running
 
     @asynccontextmanager

@@ -105,6 +105,7 @@ class Disruption:
     kind: str
     from_at: float
     until_at: float
+    lost: frozenset[tuple[str, int, int]] | None = None  # (task, run, attempt) on their way then; None: not known
 
 
 @dataclass(slots=True)

@@ -140,6 +140,8 @@ PLANTED: list[tuple[str, str, Plant]] = [
         0, Disruption("SIGKILL", 5_000, 5_000))),
     ("the fault was over before", "repeated", lambda books: books.disruptions.__setitem__(
         0, Disruption("SIGSTOP", 100, 1_500))),
+    ("not what was on its way at the kill", "repeated", lambda books: books.disruptions.__setitem__(
+        0, replace(KILLED, lost=frozenset({("once", 1, 1)})))),
     ("twice for one fault", "repeated", lambda books: _more(books, "twice", term=3, due_at=20_000, arrived_at=20_001)),
     ("not flagged", "unflagged", lambda books: _send(books, "twice", last=True, redelivery=False)),
     ("put off, then not flagged", "unflagged", lambda books: _put_off(books, flagged=False)),
@@ -195,6 +197,8 @@ INNOCENT: list[tuple[str, Plant]] = [
         _row(books, "gone", executions=(Execution(1, 1, 1, 1, "success", 1_000, 1_000, 1_012, 200),)))),
     ("cancelled on its way, and its sender lost", lambda books: _lost_after_cancel(
         books, Execution(1, 1, 1, 1, "interrupted", 1_000, 1_001, 1_001))),
+    ("known to be on its way at the kill, answered long before", lambda books: (
+        books.disruptions.__setitem__(0, Disruption("SIGKILL", 5_000, 5_000, frozenset({("twice", 1, 1)}))))),
     ("claimed by the dead and never sent", lambda books: (
         books.sends.__delitem__(2), books.disruptions.clear())),
     ("an unanswered create that took effect", lambda books: books.creates.__setitem__(

@@ -20,7 +20,7 @@ from taskcenter.service.principal import Principal, Scope
 from taskcenter.service.task_filter import question_of
 from taskcenter.service.task_input import check_changed, read_update
 from taskcenter.service.task_tools import TaskTools, changed, find, find_by_unique_id
-from taskcenter.store.records import Business, Changed, ChangeResult, Execution, Task, TaskFilter
+from taskcenter.store.records import Business, Changed, ChangeResult, Execution, ExecutionStatus, Task, TaskFilter
 from taskcenter.task import TERMINAL, Status
 
 LATEST: Final = 20  # executions shown with a task
@@ -191,10 +191,11 @@ class TaskService:
     async def _still_in_flight(self, result: Changed, now: int) -> bool:
         """Of a task cancelled before: whether its last attempt was sent, has no end in the history, and has time left.
 
-        Errs on the side of true for `timeout` and a lease: an attempt that was withdrawn unsent has no end either.
+        Errs on the side of true for `timeout` and a lease: an attempt that was withdrawn unsent has no end either, and
+        the sender of one that was interrupted may only stand still.
         """
         task = result.task
         if not task.sends or now > (task.finished_at or 0) + task.timeout_ms + IN_FLIGHT_SLACK_MS:
             return False
         last = await self.tools.store.executions(task.business_id, task.id, None, 1)
-        return not last or last[0].number < task.sends
+        return not last or last[0].number < task.sends or last[0].status is ExecutionStatus.INTERRUPTED
