@@ -135,10 +135,15 @@ class Settings(BaseSettings):
         "log and throttling.",
         examples=["10.0.0.0/8,192.0.2.10/32"],
     )
+    alert_plugins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Functions told of every alert, comma separated: `module:function`, called with rule and text.",
+        examples=["ops_alerts:page"],
+    )
     metrics_require_admin: bool = Field(False, description="Ask for the admin token at `/metrics`.")
     max_body_bytes: int = Field(9 * 1024 * 1024, ge=1024, description="Largest request body, a batch included.")
 
-    @field_validator("bind", "denied_callback_hosts", "allowed_callback_hosts", mode="before")
+    @field_validator("bind", "denied_callback_hosts", "allowed_callback_hosts", "alert_plugins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value

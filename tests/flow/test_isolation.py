@@ -55,7 +55,10 @@ async def breaker_of(service: Service, code: str, wanted: str) -> Any:
 
 async def test_the_breaker_opens_shows_itself_costs_no_attempt_and_closes(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'a.db'}"
-    async with running(url, tmp_path) as (service, receiver), business(service, breaker=BREAKER) as api:
+    told = tmp_path / "told"
+    (tmp_path / "ops.py").write_text(f"def page(*alert):\n    open({str(told)!r}, 'a').write(repr(alert))\n")
+    plugins = {"PYTHONPATH": str(tmp_path), "TASKCENTER_ALERT_PLUGINS": "ops:page"}
+    async with running(url, tmp_path, **plugins) as (service, receiver), business(service, breaker=BREAKER) as api:
         well = False
         receiver.decide = lambda call: Answer(200 if well or call.path == "/warm" else 500)
         for number in range(5):
@@ -74,6 +77,9 @@ async def test_the_breaker_opens_shows_itself_costs_no_attempt_and_closes(tmp_pa
         assert 'taskcenter_alerts_total{rule="breaker_open"} 1.0' in text
         alerts = [json.loads(line) for line in service.log_text().splitlines() if '"breaker_open"' in line]
         assert alerts and "5 failures in a row" in alerts[0]["text"]
+        with trio.fail_after(PATIENCE_S):
+            while not told.exists() or "5 failures in a row" not in told.read_text():
+                await trio.sleep(0.02)
         # behind the open breaker a deadline passes: the task ends, with the reason, and was never sent
         gone = await api.until_status(doomed["id"], "failed")
         assert (gone["finish_reason"], gone["attempts"]) == ("deadline_passed", 0)

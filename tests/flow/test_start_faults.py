@@ -65,6 +65,7 @@ def serve_on_full_disk(directory: Path, url: str) -> tuple[int, str]:
         ("TASKCENTER_DENIED_CALLBACK_HOSTS", "a.example/x", "is not a host pattern", "e.g. *.internal.example"),
         ("TASKCENTER_ALLOWED_CALLBACK_PORTS", "443,70000", "'70000' is no port from 1 to 65535", "e.g. 80,443,8443"),
         ("TASKCENTER_ALLOWED_CALLBACK_PORTS", "https", "'https' is no port from 1 to 65535", "e.g. 80,443,8443"),
+        ("TASKCENTER_ALERT_PLUGINS", "nowhere_at_all:page", "No module named", "e.g. ops_alerts:page"),
         ("TASKCENTER_LOG_FORMAT", "xml", "should be 'json' or 'console'", "e.g. json"),
         ("TASKCENTER_KEY_ENVIRONMENT", "admin", "what the admin token begins with", "e.g. staging"),
         ("TASKCENTER_JWT_SECRET", "sixteen-letters-and-more,short", "is shorter than 16", "e.g. "),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
@@ -22,7 +22,7 @@ Sink = Callable[[str, str], None]
 class Alerts:
     """Call it with (rule, text). Sinks are sync and must not block."""
 
-    def __init__(self, metrics: Metrics, sinks: tuple[Sink, ...] = ()) -> None:
+    def __init__(self, metrics: Metrics, sinks: Sequence[Sink] = ()) -> None:
         self._metrics = metrics
         self._sinks = sinks
         self._fired: dict[tuple[str, str], float] = {}

@@ -44,6 +44,7 @@ from taskcenter.http.shedding import Shedder
 from taskcenter.ids import IdSource
 from taskcenter.metrics import Metrics
 from taskcenter.queueing import StandingQueue
+from taskcenter.runtime.alert_plugins import AlertPlugin, load_plugins
 from taskcenter.runtime.alerts import Alerts
 from taskcenter.runtime.datagrams import UdpSocket
 from taskcenter.runtime.descriptors import provide
@@ -82,6 +83,7 @@ class Started:
 def prepare_database(settings: Settings, *, migrate: bool) -> None:
     """Bring the schema up where that is ours to do. Raises `SchemaMismatch`, `ConfigError`, `StoreUnavailable`."""
     egress_policy(settings)  # a wrong setting is told before there is a database
+    load_plugins(settings.alert_plugins)
     url = settings.database_url.get_secret_value()
     embedded = isinstance(parse_database_url(url), SqliteUrl)
     state = check(url)
@@ -206,7 +208,8 @@ class Node:
         self._clock = clock
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # ids and jitter; secrets have their own source
         self._ids = IdSource(self._rng)
-        self._alerts = Alerts(metrics)
+        self._alert_plugins = [AlertPlugin(*each) for each in load_plugins(settings.alert_plugins).items()]
+        self._alerts = Alerts(metrics, self._alert_plugins)
         self._alarm = StoreAlarm(watch, metrics, self._alerts)
         self._tracer = tracing.configure(self._rng, __version__)
         self._egress = egress_policy(settings)
@@ -244,6 +247,8 @@ class Node:
             if self._worker is not None:
                 self._services.health.watch("processes", self._worker.health)
                 await whole.start(partial(_run_worker, self._worker))
+            for plugin in self._alert_plugins:
+                whole.start_soon(plugin.run)
             whole.start_soon(trio.to_thread.run_sync, tls_context, self._tls)  # some 50 ms, before the first callback
             await whole.start(self._engine.run)
             new_token = await self._services.start_admin_token()
