@@ -18,8 +18,8 @@ import ipaddress
 from collections import OrderedDict
 from typing import Final
 
-CAPACITY: Final = 20.0  # failures in a row
-REFILL_PER_MS: Final = 20.0 / 60_000
+CAPACITY: Final = 60.0  # failures in a row: a client that tries every route with a key that has ended hears 401
+REFILL_PER_MS: Final = 60.0 / 60_000
 SECRET_COST: Final = 1.0
 TOKEN_COST: Final = 1.0 / 3
 LOOK_UPS: Final = 20.0

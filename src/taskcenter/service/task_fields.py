@@ -79,7 +79,8 @@ AT_RULE: Final = (
 DELAY_RULE: Final = 'Due so many seconds from now (or a text: "90s", "5m", "2h", "1d"), in place of `execute_at`.'
 FINISH_RULE: Final = (
     "Called once, signed and retried like any callback, when the task ends, with `{task_id, business_id, status, "
-    "finish_reason, attempts, last_execution}`."
+    "finish_reason, attempts, last_execution}`. Retried by the task's list, or, if it is empty, after 1, 5 "
+    "and 30 minutes."
 )
 DEADLINE_RULE: Final = (
     "No attempt starts after it: a task that is due and still held back then fails with `deadline_passed`, and so does "
