@@ -18,7 +18,7 @@ from taskcenter.actors.egress.policy import EgressPolicy
 from taskcenter.actors.egress.resolver import NameLookupError
 from taskcenter.actors.egress.targets import check_url
 from taskcenter.actors.egress.transport import CallbackTransport
-from taskcenter.actors.egress.wire import Address
+from taskcenter.actors.egress.wire import Address, Wire, dial_tcp
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 LOOPBACK = EgressPolicy(allowed_networks=(ip_network("127.0.0.0/8"), ip_network("::1/128")))
@@ -141,6 +141,21 @@ def a_request(url: str, body: bytes = b"{}", method: str = "POST", **headers: st
     return CallbackRequest(
         method, check_url(url), [(name.replace("_", "-"), value) for name, value in headers.items()], body
     )
+
+
+class UnsuspectingWire:
+    """Shows no end at rest, as if it came an instant later, when the request is on its way."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.begin_send, self.finish_send, self.receive = wire.begin_send, wire.finish_send, wire.receive
+        self.untaken, self.close = wire.untaken, wire.close
+
+    def receive_nowait(self) -> bytes | None:
+        return None
+
+
+async def dial_unsuspecting(address: Address) -> Wire:
+    return UnsuspectingWire(await dial_tcp(address))
 
 
 async def call(transport: CallbackTransport, url: str, deadline_s: float = 5.0, **request: Any) -> Exchange:

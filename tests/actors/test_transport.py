@@ -19,6 +19,7 @@ from tests.actors.receivers import (
     answering,
     answering_once,
     call,
+    dial_unsuspecting,
     fault_of,
     receiving,
     transport_to_loopback,
@@ -102,21 +103,6 @@ async def test_a_connection_that_ended_at_rest_is_replaced_unseen(loopback_clock
             await trio.testing.wait_all_tasks_blocked(0.01)
         assert receiver.connections == 4
         await transport.aclose()
-
-
-class UnsuspectingWire:
-    """Shows no end at rest, as if it came an instant later, when the request is on its way."""
-
-    def __init__(self, wire: Wire) -> None:
-        self.begin_send, self.finish_send, self.receive = wire.begin_send, wire.finish_send, wire.receive
-        self.untaken, self.close = wire.untaken, wire.close
-
-    def receive_nowait(self) -> bytes | None:
-        return None
-
-
-async def dial_unsuspecting(address: Address) -> Wire:
-    return UnsuspectingWire(await dial_tcp(address))
 
 
 async def test_a_request_that_met_a_connection_closed_at_rest_is_sent_once_more(loopback_clock: object) -> None:

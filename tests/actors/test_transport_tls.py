@@ -20,6 +20,7 @@ from tests.actors.receivers import (
     answer_of,
     answering,
     answering_once,
+    dial_unsuspecting,
     fault_of,
     open_descriptors,
     receiving,
@@ -58,6 +59,31 @@ async def test_a_custom_authority_is_trusted_and_connections_are_kept(
         assert (await answer_of(transport, receiver.url(scheme="https"))).status == 200  # an address: no SNI
         assert seen == ["receiver.example", None]
         assert b"\r\nHost: receiver.example:%d\r\n" % receiver.port in receiver.requests[0]
+        await transport.aclose()
+
+
+async def test_a_request_that_met_a_connection_closed_at_rest_is_sent_once_more(
+    authority: Authority, loopback_clock: object
+) -> None:
+    closed = trio.Event()
+
+    async def closes_the_first_at_rest(receiver: Receiver, stream: trio.abc.Stream) -> None:
+        await receiver.read_request(stream)
+        await stream.send_all(OK)
+        if receiver.connections == 1:
+            await stream.aclose()
+            closed.set()
+            return
+        await receiver.read_request(stream)
+
+    context = server_context(authority.issue("127.0.0.1"))
+    async with receiving(closes_the_first_at_rest, tls=context) as receiver:
+        transport = transport_to_loopback(tls=TlsSettings(ca_file=authority.file), dial=dial_unsuspecting)
+        await answer_of(transport, receiver.url("/1", scheme="https"))
+        await closed.wait()
+        assert (await answer_of(transport, receiver.url("/2", scheme="https"))).reused is False
+        assert [request.split(b" ")[1] for request in receiver.requests] == [b"/1", b"/2"]
+        assert transport.statistics().redialled == 1
         await transport.aclose()
 
 
