@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -67,14 +69,16 @@ def test_the_breaker_with_its_next_probe(live: Live) -> None:
 
 def test_concurrency_and_an_attempt_on_its_way(live: Live) -> None:
     business = live.business(max_concurrent_tasks=1)
-    live.receiver.on[business.path] = lambda _: Answer(delay_s=2)
-    first = business.task(live, retry_intervals=[60])
+    go = threading.Event()
+    live.receiver.on[business.path] = lambda _: Answer(go=go)
+    first = business.task(live, retry_intervals=[60], timeout=30)
     live.receiver.wait_for(business.path)
     second = business.task(live)
     told = explain(business, second, "concurrency")
     assert "callbacks on their way: 1 of 1" in told["detail"] and told["position"] == 0
     told = explain(business, first, "in_flight")
     assert told["state"] == "running" and "Attempt 1 of 2 has been started" in told["summary"]
+    go.set()
 
 
 def test_the_limit_of_its_flow(live: Live) -> None:
@@ -89,16 +93,22 @@ def test_a_service_that_has_as_many_on_their_way_as_it_can(tmp_path: Path) -> No
     url = f"sqlite:///{tmp_path / 'taskcenter.db'}"
     with serving(url, tmp_path, TASKCENTER_MAX_IN_FLIGHT="1") as live:
         business = live.business()
-        live.receiver.on[business.path] = lambda _: Answer(delay_s=2)
-        business.task(live)
+        go = threading.Event()
+        live.receiver.on[business.path] = lambda _: Answer(go=go)
+        business.task(live, timeout=30)
         live.receiver.wait_for(business.path)
         assert "the process has its most" in explain(business, business.task(live), "capacity")["detail"]
+        go.set()
 
 
 def test_how_it_ended_and_where_the_time_went(live: Live) -> None:
     business = live.business(max_concurrent_tasks=1, breaker={"enabled": False})
-    live.receiver.on[business.path] = lambda call: Answer(500 if call.json["attempt"] == 1 else 200, delay_s=0.3)
-    held = [business.task(live, retry_intervals=[1]) for _ in range(2)][1]
+    go = threading.Event()
+    live.receiver.on[business.path] = lambda call: Answer(500 if call.json["attempt"] == 1 else 200, delay_s=0.3, go=go)
+    held = [business.task(live, retry_intervals=[1], timeout=30) for _ in range(2)][1]
+    explain(business, held, "concurrency")
+    time.sleep(0.2)
+    go.set()
     business.api.ended(held)
     ended = business.api.ok("GET", f"/tasks/{held['id']}/explain")
     assert ended["state"] == "succeeded" and "the receiver accepted it" in ended["summary"]

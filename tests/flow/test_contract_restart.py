@@ -32,8 +32,8 @@ def test_after_a_crash(database_url: str, tmp_path: Path) -> None:
         held = business.task(live, callback_url=f"{live.receiver.url}{paths['held']}")
         live.receiver.wait_for(paths["held"])
         live.service.kill()
-        before = {name: len(live.receiver.calls(path)) for name, path in paths.items()}
         time.sleep(1.5)  # longer than the interval: at least one run of each is missed
+        before = {name: len(live.receiver.calls(path)) for name, path in paths.items()}
         back_at = time.time() * 1000
         trio.run(live.service.start)
         for client in (live.admin, business.api):

@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
+import trio.testing
 from tests.flow.kit import Answer, Api, business, running
 
 pytestmark = pytest.mark.real_time
@@ -53,6 +54,7 @@ async def test_a_kill_in_the_middle_loses_nothing(database_url: str, tmp_path: P
         ids = await create_burst(api, receiver.url, TASKS, over_s=2, start_s=2)
         await receiver.wait_for(TASKS // 3)
         service.kill()
+        await trio.testing.wait_all_tasks_blocked(0.1)  # what had reached the receiver's sockets is in its list
         before = Counter(call.headers["x-taskcenter-task-id"] for call in receiver.calls)
         await service.start()
         assert await all_ended(api, ids) == {"succeeded": TASKS}
