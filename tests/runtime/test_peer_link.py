@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from contextlib import suppress
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.runtime.engine_kit import CODES, KEYS, Cluster, Instance, cluster
+from tests.runtime.engine_kit import CODES, KEYS, Cluster, Instance, cluster, sizes
 from tests.store.store_kit import audit_entry
 
 from taskcenter.clock import Clock
@@ -28,7 +29,7 @@ from taskcenter.runtime.peers import (
 from taskcenter.service.engine_port import WaitView
 from taskcenter.store.records import Changed, Task
 from taskcenter.store.vault import Vault, derive
-from taskcenter.task import Status, TaskRef
+from taskcenter.task import SHARDS, Status, TaskRef
 
 NOW = 1_800_000_000_000
 REF = TaskRef("01JA8Z3N4V7Q2M6K9T5R1X8C0B", 7, 3, NOW, 1, "shop.example:443")
@@ -66,6 +67,12 @@ async def test_the_next_process_of_a_machine_takes_the_next_port() -> None:
 def other_than_owner(the: Cluster, code: str) -> Instance:
     owner = the.owner_of(code)
     return next(one for one in the.instances.values() if one is not owner)
+
+
+def datagrams(instance: Instance) -> tuple[float, float]:
+    """How many it has taken and sent."""
+    taken, sent = (instance.count("peer_datagrams_total", kind=kind) for kind in ("taken", "sent"))
+    return taken, sent
 
 
 async def settled_in_two(the: Cluster) -> None:
@@ -128,10 +135,11 @@ async def test_a_task_moved_to_an_earlier_time_elsewhere_starts_then(autojump_cl
 async def test_what_is_due_later_needs_no_hint(autojump_clock: object) -> None:
     async with cluster("one", "two", hints=True) as the:
         await settled_in_two(the)
+        before = datagrams(the.owner_of(CODES[0]))
         tasks = await tell(the, CODES[0], 3, due_at=the.clock.now_ms() + 5_000)
         await the.settled(tasks)
         assert all(0 <= call.at - call.due_at <= 10 for call in the.receivers.calls)
-        assert the.owner_of(CODES[0]).count("peer_datagrams_total", kind="taken") == 0
+        assert datagrams(the.owner_of(CODES[0])) == before
 
 
 async def test_false_and_repeated_datagrams_do_nothing(autojump_clock: object) -> None:
@@ -139,6 +147,7 @@ async def test_false_and_repeated_datagrams_do_nothing(autojump_clock: object) -
         await settled_in_two(the)
         [later] = await the.create(due_at=the.clock.now_ms() + 60_000)
         owner = the.owner_of(CODES[0])
+        before = datagrams(owner)
         ours, theirs = (Vault([("k1", derive(key, "nudge"))]) for key in (KEYS[0][1], b"x" * 32))
         host, port = owner.peer_address
         early = replace(later.ref, due_at=the.clock.now_ms()) if later.ref else REF
@@ -154,7 +163,7 @@ async def test_false_and_repeated_datagrams_do_nothing(autojump_clock: object) -
                 attacker.sendto(datagram, (host, port))
             await trio.sleep(0.5)
             assert owner.count("peer_datagrams_total", kind="refused") == len(refused)
-            assert owner.count("peer_datagrams_total", kind="taken") == 0
+            assert datagrams(owner) == before
             await the.settled([later])
             for _ in range(3):  # recorded on its way and sent again: the row has another version by now
                 attacker.sendto(ours.seal(text, true_context), (host, port))
@@ -172,6 +181,52 @@ async def test_a_flood_is_bounded_and_loses_nothing(autojump_clock: object) -> N
         assert {(row.status, row.sends) for row in rows} == {(Status.SUCCEEDED, 1)}
 
 
+async def test_who_takes_shards_tells_the_others_at_once(autojump_clock: object) -> None:
+    """After a hand-over each knows what the other took, without a further look: no hint goes to a former owner."""
+    async with cluster("one", "two", "three", codes=CODES, hints=True) as the:
+        while sizes(the) != [84, 86, 86]:
+            await trio.sleep(1)
+        await trio.sleep(5)
+        one, two, three = the.instances.values()
+        assert await one.engine.drain(5)
+        one.crash()
+        while len(two.shards | three.shards) < SHARDS:
+            await trio.sleep(0.001)
+        await trio.sleep(0.01)
+        for asker, owner in ((two, three), (three, two)):
+            assert asker.link is not None
+            peers = [asker.link._peers.owner_of(shard) for shard in owner.shards]
+            assert {peer and peer.instance_id for peer in peers} == {owner.engine.instance_id}
+
+
+async def test_a_hand_over_makes_no_task_late_wherever_it_was_created(autojump_clock: object) -> None:
+    async with cluster("one", "two", "three", codes=CODES, hints=True, rate_limit=10_000) as the:
+        while sizes(the) != [84, 86, 86]:
+            await trio.sleep(1)
+        await trio.sleep(5.85)  # the moment at which one was 862 ms late when nobody told
+        one, *staying = the.instances.values()
+        the.instances.clear()  # each task is told of by one instance alone, in turns
+        tellers = itertools.cycle(staying)
+        tasks: list[Task] = []
+
+        async def ask() -> None:
+            for _ in range(100):
+                for code in CODES:
+                    [task] = await the.create(1, code)
+                    assert task.ref is not None
+                    next(tellers).engine.offer(task.ref)
+                    tasks.append(task)
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(ask)
+            await trio.sleep(0.5)
+            assert await one.engine.drain(5)
+            one.crash()
+        await the.settled(tasks)
+        assert max(call.at - call.due_at for call in the.receivers.calls) < SWEEP_MS / 5
+
+
 async def test_a_hint_to_who_has_lost_the_shard_goes_no_further(autojump_clock: object) -> None:
     async with cluster("one", "two", hints=True) as the:
         await settled_in_two(the)
@@ -180,11 +235,11 @@ async def test_a_hint_to_who_has_lost_the_shard_goes_no_further(autojump_clock: 
         assert task.ref is not None
         text = packed(Hints((replace(task.ref, due_at=the.clock.now_ms()),)), the.clock.now_ms())
         vault = Vault([("k1", derive(KEYS[0][1], "nudge"))])
+        before = datagrams(elsewhere)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.sendto(vault.seal(text, f"nudge:{elsewhere.engine.instance_id}"), elsewhere.peer_address)
         await trio.sleep(1)
-        assert elsewhere.count("peer_datagrams_total", kind="taken") == 1
-        assert elsewhere.count("peer_datagrams_total", kind="sent") == 0
+        assert datagrams(elsewhere) == (before[0] + 1, before[1])
         assert the.receivers.calls == []
 
 
@@ -236,6 +291,7 @@ async def test_a_reply_that_nobody_waits_for_and_a_question_of_nobody_known(auto
         await settled_in_two(the)
         one = the.instances["one"]
         vault = Vault([("k1", derive(KEYS[0][1], "nudge"))])
+        before = datagrams(one)
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
             peer.bind(("127.0.0.1", 0))
             for message in (Reply(7, None), Question(1, "nobody", 1, REF.task_id)):
@@ -246,5 +302,4 @@ async def test_a_reply_that_nobody_waits_for_and_a_question_of_nobody_known(auto
             peer.setblocking(False)
             with pytest.raises(BlockingIOError):
                 peer.recv(100)
-        assert one.count("peer_datagrams_total", kind="taken") == 2
-        assert one.count("peer_datagrams_total", kind="sent") == 0
+        assert datagrams(one) == (before[0] + 2, before[1])

@@ -16,9 +16,11 @@ from taskcenter.runtime.peers import (
     Hints,
     Message,
     Peer,
+    Peers,
     Question,
     Released,
     Reply,
+    Taken,
     hints,
     packed,
     peers_of,
@@ -80,6 +82,7 @@ messages = (
     | st.builds(Question, st.integers(1), st.text(max_size=26), st.integers(1), st.text(max_size=26))
     | st.builds(Reply, st.integers(1), st.none() | views)
     | st.builds(Released)
+    | st.builds(Taken, st.text(max_size=26), st.lists(st.integers(0, 255), max_size=256).map(tuple))
 )
 
 
@@ -93,6 +96,18 @@ def test_hints_are_shared_out_over_datagrams(given_refs: list[TaskRef]) -> None:
     made = list(hints(given_refs))
     assert [ref for message in made for ref in message.refs] == given_refs
     assert all(len(message.refs) == 1 or len(packed(message, NOW)) <= MAX_BYTES + 40 for message in made)
+
+
+def test_all_shards_in_one_datagram() -> None:
+    assert len(packed(Taken(REF.task_id, tuple(range(256))), NOW)) <= MAX_BYTES
+
+
+def test_who_took_shards_is_their_owner_if_it_is_known() -> None:
+    peers = Peers({"two": Peer("two", "127.0.0.1", 1)}, {3: "me", 4: "two"})
+    after = peers.with_taken(Taken("two", (3, 5)))
+    assert after.owners == {3: "two", 4: "two", 5: "two"}
+    assert after.owner_of(3) == Peer("two", "127.0.0.1", 1)
+    assert peers.with_taken(Taken("nobody", (3,))) == peers
 
 
 @pytest.mark.parametrize("off_by", [-FRESH_MS - 1, FRESH_MS + 1])
@@ -109,6 +124,7 @@ def test_what_is_old_is_refused(off_by: int) -> None:
         ["hints", ["x", 1]], ["hints", [*json.loads(packed(Hints((REF,)), NOW))[2], "new"]], ["hints", 5], ["dance"],
         ["question", [1, "a"]], ["question"], ["question", [1, "a", [], "x"]],
         ["reply", [[1]]], ["reply", [1, "time"]], ["reply", []], [["hints"]], ["released", 1],
+        ["taken"], ["taken", 5], ["taken", "a", "b"], ["taken", "a", 7, True],
     ],
 )  # fmt: skip
 def test_what_another_release_made_is_refused(rows: list[Any]) -> None:
@@ -128,7 +144,7 @@ def test_what_is_no_message_is_refused(text: str) -> None:
     st.recursive(st.none() | st.integers() | st.text(max_size=5), lambda one: st.lists(one, max_size=4), max_leaves=20)
 )
 def test_nothing_sealed_brings_anything_but_a_message_or_a_refusal(rows: object) -> None:
-    for kind in ("hints", "question", "reply", "released"):
+    for kind in ("hints", "question", "reply", "released", "taken"):
         try:
             unpacked(json.dumps([NOW, kind, rows]).encode(), NOW)
         except ValueError:

@@ -225,6 +225,8 @@ class Engine:
 
     def _gained(self, shards: frozenset[int]) -> None:
         self._loader.add_shards(shards)
+        if self._parts.link is not None:
+            self._parts.link.taken(shards)
 
     def _observed(self, instances: Sequence[Instance], leases: Sequence[ShardLease]) -> None:
         """What the store says of everybody, at each beat."""

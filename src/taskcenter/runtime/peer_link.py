@@ -6,6 +6,8 @@ sent only for what is due sooner, and it is a reference like all that the engine
 version and term, whoever told of it. A hint that is lost, late, repeated or stale changes at most when the owner
 looks. A *question* is a read; without a reply the asker says that there was none. DESIGN.md §1, docs/decisions/0007.
 
+A hint to a former owner is lost, so whoever takes shards *tells*, and nobody goes by his last look until the next.
+
 **Invariants.** No write waits for a peer: a full outbox and a full socket drop the hint. A hint is never passed on, so
 it goes nowhere twice. It can only make a task be looked at, never be left alone: there is no hint for a cancel. That
 one needs none, for the claim of a cancelled row fails everywhere; and obeying a false one would leave a row running
@@ -39,6 +41,7 @@ from taskcenter.runtime.peers import (
     Question,
     Released,
     Reply,
+    Taken,
     hints,
     packed,
     peers_of,
@@ -78,7 +81,7 @@ class PeerLink:
         self._clock = clock
         self._count = metrics.peer_datagrams
         self._datagrams = datagrams
-        self._peers = Peers()  # replaced by `learn`
+        self._peers = Peers()  # replaced by `learn`, and when a peer tells that it took shards
         self._own_id = ""
         self._outbox: list[tuple[Peer, TaskRef]] = []
         self._wake = trio.Event()
@@ -110,6 +113,11 @@ class PeerLink:
         """Tell all that shards were given up."""
         for peer in self._peers.by_id.values():
             self._say(peer, Released())
+
+    def taken(self, shards: Iterable[int]) -> None:
+        """Tell all that these are this instance's now."""
+        for peer in self._peers.by_id.values():
+            self._say(peer, Taken(self._own_id, tuple(sorted(shards))))
 
     async def ask(self, shard: int, business_id: int, task_id: str) -> WaitView | None:
         """What the owner of `shard` says holds this task back; None: it has not taken it up yet."""
@@ -192,6 +200,8 @@ class PeerLink:
                     waiting.send_nowait(message)
             case Released():
                 ears.look()
+            case Taken():
+                self._peers = self._peers.with_taken(message)
 
     def __repr__(self) -> str:
         return f"<PeerLink at {self.address}, {len(self._peers.by_id)} peers, {len(self._outbox)} hints waiting>"

@@ -35,6 +35,12 @@ class Peers:
     by_id: Mapping[str, Peer] = field(default_factory=dict)
     owners: Mapping[int, str] = field(default_factory=dict)  # shard → the live instance that owns it, ourselves too
 
+    def with_taken(self, taken: Taken) -> Peers:
+        """The same, once a peer that is known took some."""
+        if taken.owner not in self.by_id:
+            return self
+        return Peers(self.by_id, {**self.owners, **dict.fromkeys(taken.shards, taken.owner)})
+
     def owner_of(self, shard: int) -> Peer | None:
         """None: nobody, ourselves, or one that cannot be told."""
         return self.by_id.get(self.owners.get(shard, ""))
@@ -98,7 +104,15 @@ class Released:
     """Shards were given up: whoever lacks some may look at once."""
 
 
-Message = Hints | Question | Reply | Released
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """These shards are this instance's now: whoever has hints for them need not wait for his next look."""
+
+    owner: str  # the instance
+    shards: tuple[int, ...]
+
+
+Message = Hints | Question | Reply | Released | Taken
 
 
 def hints(refs: Sequence[TaskRef]) -> Iterator[Hints]:
@@ -128,6 +142,8 @@ def packed(message: Message, now_ms: int) -> bytes:
             rows = ["reply", [number, *([] if view is None else [*astuple(view)[:-1], view.detail[:MAX_DETAIL]])]]
         case Released():
             rows = ["released"]
+        case Taken(owner=owner, shards=shards):
+            rows = ["taken", owner, *shards]
     return json.dumps([now_ms, *rows], separators=(",", ":")).encode()
 
 
@@ -170,6 +186,12 @@ def _released(rows: list[Any]) -> Released:
     return Released()
 
 
+def _taken(rows: list[Any]) -> Taken:
+    _must_be(rows, [str, *[int] * (len(rows) - 1)], len(rows))
+    owner, *shards = rows
+    return Taken(owner, tuple(shards))
+
+
 def _must_be(row: list[Any], begins: list[type], length: int) -> None:
     """What the engine looks up by must be of the right kind; the rest is only shown or compared with the row."""
     if len(row) != length or [type(value) for value in row[: len(begins)]] != begins:
@@ -177,5 +199,5 @@ def _must_be(row: list[Any], begins: list[type], length: int) -> None:
 
 
 _READERS: Final[dict[str, Callable[[list[Any]], Message]]] = {
-    "hints": _hints, "question": _question, "reply": _reply, "released": _released,
+    "hints": _hints, "question": _question, "reply": _reply, "released": _released, "taken": _taken,
 }  # fmt: skip
