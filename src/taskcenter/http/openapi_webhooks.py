@@ -87,7 +87,7 @@ _HEADERS: Final = {
 }
 _DUPLICATE: Final = {
     "name": "X-TaskCenter-Redelivery", "in": "header", "required": False,
-    "description": "`possible-duplicate` after an attempt whose end is unknown.",
+    "description": "`possible-duplicate` after an attempt whose end is unknown, until that attempt has one.",
     "schema": {"type": "string", "enum": ["possible-duplicate"]}, "example": "possible-duplicate",
 }  # fmt: skip
 _RETRY_AFTER: Final = {
