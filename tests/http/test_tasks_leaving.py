@@ -31,7 +31,7 @@ async def leave(api: Api, gate: Gate, method: str, path: str, body: object = Non
 
 @pytest.mark.parametrize("hold", ["before", "after"])
 @pytest.mark.parametrize("path", ["/tasks", "/tasks/batch"])
-async def test_create(api: Api, monkeypatch: pytest.MonkeyPatch, hold: str, path: str) -> None:
+async def test_create(api: Api, monkeypatch: pytest.MonkeyPatch, hold: str, path: str, autojump_clock: object) -> None:
     gate = Gate(api.store.tasks.create, hold=hold)
     monkeypatch.setattr(api.store.tasks, "create", gate)
     await leave(api, gate, "POST", path, BODY if path == "/tasks" else {"tasks": [BODY]})
@@ -42,7 +42,7 @@ async def test_create(api: Api, monkeypatch: pytest.MonkeyPatch, hold: str, path
 
 
 @pytest.mark.parametrize("hold", ["before", "after"])
-async def test_cancel(api: Api, monkeypatch: pytest.MonkeyPatch, hold: str) -> None:
+async def test_cancel(api: Api, monkeypatch: pytest.MonkeyPatch, hold: str, autojump_clock: object) -> None:
     task = await api.create()
     gate = Gate(api.store.tasks.cancel, hold=hold)
     monkeypatch.setattr(api.store.tasks, "cancel", gate)
@@ -57,7 +57,15 @@ async def test_cancel(api: Api, monkeypatch: pytest.MonkeyPatch, hold: str) -> N
     [("update", "PUT", "", {"delay": 5}), ("run_now", "POST", "/run", None), ("redeliver", "POST", "/redeliver", None)],
 )
 async def test_other_changes(
-    api: Api, monkeypatch: pytest.MonkeyPatch, *, hold: str, verb: str, method: str, path: str, body: object
+    api: Api,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    hold: str,
+    verb: str,
+    method: str,
+    path: str,
+    body: object,
+    autojump_clock: object,
 ) -> None:
     task = await api.create(delay=60)
     if verb == "redeliver":
@@ -71,7 +79,7 @@ async def test_other_changes(
     assert api.engine.offered[-1].version == after
 
 
-async def test_cancel_matching(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancel_matching(api: Api, monkeypatch: pytest.MonkeyPatch, autojump_clock: object) -> None:
     task = await api.create(tags=["t"])
     gate = Gate(api.store.tasks.cancel_matching, hold="after")
     monkeypatch.setattr(api.store.tasks, "cancel_matching", gate)
@@ -122,7 +130,9 @@ async def test_a_commit_that_is_never_confirmed(api: Api, monkeypatch: pytest.Mo
     assert (answer.status, answer.code) == (503, "commit_unknown")
 
 
-async def test_only_the_culprit_of_a_group_fails(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_only_the_culprit_of_a_group_fails(
+    api: Api, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
     real = api.store.tasks.create
 
     async def create(tasks: list[NewTask], *rest: Any) -> Any:
@@ -142,7 +152,9 @@ async def test_only_the_culprit_of_a_group_fails(api: Api, monkeypatch: pytest.M
     assert statuses == {"one": 201, "poison": 500, "two": 201}
 
 
-async def test_creates_beyond_the_queue_are_refused(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_creates_beyond_the_queue_are_refused(
+    api: Api, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
     monkeypatch.setattr("taskcenter.service.creator.MAX_WAITING", 3)
     gate = Gate(api.store.tasks.create, hold="before")
     monkeypatch.setattr(api.store.tasks, "create", gate)
@@ -162,7 +174,7 @@ async def test_creates_beyond_the_queue_are_refused(api: Api, monkeypatch: pytes
     assert sorted(statuses) == [201, 201, 201, 201, 503, 503]
 
 
-async def test_groups_are_bounded(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_groups_are_bounded(api: Api, monkeypatch: pytest.MonkeyPatch, autojump_clock: object) -> None:
     sizes: list[int] = []
     real = api.store.tasks.create
 

@@ -241,7 +241,9 @@ async def test_one_line_a_request_and_no_secret_in_it(api: Api, capsys: pytest.C
     assert api.keys["orders"].rpartition("_")[2] not in text
 
 
-async def test_a_client_that_leaves_is_logged_too(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_leaves_is_logged_too(
+    api: Api, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
+) -> None:
     reached = trio.Event()
 
     async def hang(*_: object) -> None:

@@ -21,7 +21,7 @@ from taskcenter.store.records import NewTask
 BODY = {"business_id": "a", "callback_url": URL}
 
 
-async def test_writes_end_before_the_service_does() -> None:
+async def test_writes_end_before_the_service_does(autojump_clock: object) -> None:
     writes, gate, done = Writes(), trio.Event(), []
 
     async def work() -> None:
@@ -40,7 +40,7 @@ async def test_writes_end_before_the_service_does() -> None:
     assert done == [1]
 
 
-async def test_writes_of_one_business_go_two_abreast_and_hold_up_nobody_else() -> None:
+async def test_writes_of_one_business_go_two_abreast_and_hold_up_nobody_else(autojump_clock: object) -> None:
     writes, gate, at_work = Writes(), trio.Event(), list[int]()
 
     async def work(business_id: int) -> None:
@@ -60,7 +60,7 @@ async def test_writes_of_one_business_go_two_abreast_and_hold_up_nobody_else() -
         writes.close()
 
 
-async def test_a_write_cut_off_by_the_end_is_unknown() -> None:
+async def test_a_write_cut_off_by_the_end_is_unknown(autojump_clock: object) -> None:
     writes = Writes()
     async with trio.open_nursery() as callers:
         async with trio.open_nursery() as nursery:
@@ -75,7 +75,7 @@ async def test_a_write_cut_off_by_the_end_is_unknown() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_writes_are_bounded_and_errors_are_the_callers() -> None:
+async def test_writes_are_bounded_and_errors_are_the_callers(autojump_clock: object) -> None:
     writes = Writes(most=1)
 
     async def fail() -> None:
@@ -93,7 +93,7 @@ async def test_writes_are_bounded_and_errors_are_the_callers() -> None:
 
 
 async def test_creates_that_wait_when_the_service_is_cut_off_are_unknown(
-    api: Api, monkeypatch: pytest.MonkeyPatch
+    api: Api, monkeypatch: pytest.MonkeyPatch, autojump_clock: object
 ) -> None:
     """Both the one in the commit and the one behind it; and none is taken afterwards."""
     monkeypatch.setattr(api.store.tasks, "create", Gate(api.store.tasks.create, hold="before"))
@@ -175,7 +175,7 @@ async def test_a_business_whose_writes_succeed_again_refuses_nobody(autojump_clo
 
 @pytest.mark.parametrize("fault,behind", [(StoreUnavailable("out"), 503), (LockConflict("deadlock"), 201)])
 async def test_creates_behind_a_group_that_met_an_outage_are_refused_with_it(
-    api: Api, monkeypatch: pytest.MonkeyPatch, fault: StoreUnavailable, behind: int
+    api: Api, monkeypatch: pytest.MonkeyPatch, fault: StoreUnavailable, behind: int, autojump_clock: object
 ) -> None:
     real, gate, groups = api.store.tasks.create, trio.Event(), list[int]()
 
