@@ -68,8 +68,8 @@ def test_whatever_is_offered_waits_stay_bounded_and_no_capacity_is_wasted(
         else:
             waiting.append(now)
     late = sorted(waits[len(waits) // 2 :])  # what was inside before the queue was seen to stand has gone
-    if late:
-        assert late[int(0.95 * (len(late) - 1))] <= 2 * INTERVAL_MS
+    if late:  # with few in all, one burst may be their twentieth part; a queue that refuses nobody reaches 3 s and more
+        assert late[int(0.95 * (len(late) - 1))] <= 4 * INTERVAL_MS
     if factor >= 1.5:
         assert taken >= 0.8 * capacity * total_ms - 2 * group, "goodput"
         assert refused > 0
