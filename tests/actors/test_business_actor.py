@@ -287,6 +287,27 @@ async def test_a_full_process_is_shared_by_turns(autojump_clock: object) -> None
         assert the.gate.statistics().taken == 0
 
 
+async def test_one_business_leaves_an_eighth_of_the_process_to_the_others(autojump_clock: object) -> None:
+    async with world(in_flight=16, max_concurrent_tasks=100) as the:
+
+        async def hanging(_: Call) -> Exchange:
+            await trio.sleep(4)
+            return answered()
+
+        the.receivers.mood = hanging
+        await the.add(8, "small")
+        many = await the.run(40)
+        await trio.sleep(1)
+        assert the.gate.statistics().taken == 14
+        hold = the.actor().admission.hold
+        assert hold is not None
+        assert (hold.reason, hold.detail) == ("capacity", "the process has its most callbacks of one business: 14")
+        few = await the.run(2, business_id=8)
+        await the.receivers.wait_for(16, within_s=0.1)
+        await the.settled(*many, *few)
+        assert (the.receivers.most_at_once, the.gate.statistics().taken, the.gate.statistics().kept) == (16, 0, 0)
+
+
 async def test_a_business_that_may_not_start_keeps_no_slot_from_the_others(autojump_clock: object) -> None:
     async with world(in_flight=1, rate_limit=1) as the:
         await the.add(8, "other")

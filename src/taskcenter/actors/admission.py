@@ -128,7 +128,7 @@ class Admission:
         leaves the queue only then.
         """
         self._host_holds.clear()
-        self.hold = None
+        self.hold, in_line = None, False
         for flow_key in self.flows.take_due(now):
             self.ready.unpark(flow_key)
         heads = [(ref.due_at, ref.task_id, ref) for ref in self.ready.heads()]
@@ -147,12 +147,13 @@ class Admission:
                 case Go():
                     if not self._around.gate.take(self._business_id, self._around.wake):
                         self.hold = Hold("capacity", None, "the process has its most callbacks in flight")
+                        in_line = True
                         break
                     yield self._permit(ref, verdict, now)
                     following = self.ready.pop(ref)
             if following is not None:
                 heapq.heappush(heads, (following.due_at, following.task_id, following))
-        if self.hold is None or self.hold.reason != "capacity":
+        if not in_line:
             self._around.gate.decline(self._business_id)  # a slot that was kept for it is of use to others
         self._conclude()
 

@@ -191,9 +191,11 @@ class BusinessActor:
             return Hold("store", self._store_pause_until, "the store did not take the last claim")
         if self.tools.term_of(ref.shard) is None:
             return Hold("store", now + STORE_PAUSE_MS, "the lease could not be renewed")
-        most = min(self.business.max_concurrent_tasks, self.tools.gate.most_of_one)
+        most = self.business.max_concurrent_tasks
         if self.on_their_way >= most:
             return Hold("concurrency", None, f"callbacks on their way: {self.on_their_way} of {most}")
+        if self.on_their_way >= self.tools.gate.most_of_one:
+            return Hold("capacity", None, f"the process has its most callbacks of one business: {self.on_their_way}")
         if len(self.in_flight) >= 2 * most:
             return Hold("concurrency", None, f"callbacks answered and not yet recorded: {len(self.in_flight) - most}")
         if self.admission.memory.full:
