@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 from tests.actors.actor_kit import NOW, World, changed, world
-from tests.actors.scripted import REFUSED, Call, answered, answering
+from tests.actors.scripted import REFUSED, Call, ScriptedClient, answered, answering
 
 from taskcenter.actors import business as business_module
 from taskcenter.actors import refill as refill_module
@@ -285,6 +285,19 @@ async def test_a_full_process_is_shared_by_turns(autojump_clock: object) -> None
         await the.settled(*many)
         assert the.receivers.most_at_once == 4
         assert the.gate.statistics().taken == 0
+
+
+async def test_a_minute_counts_from_the_first_byte_however_long_that_was_in_coming(autojump_clock: object) -> None:
+    async with world(rate_limit=2) as the:
+        await the.settled(*await the.run(1))
+        client = the.actor().client
+        assert isinstance(client, ScriptedClient)
+        client._hesitates_s = 4.0  # a token, a name, a handshake
+        await the.settled(*await the.run(1))
+        client._hesitates_s = 0.0
+        await the.settled(*await the.run(3), within_s=200)
+        at = [call.at for call in the.receivers.calls]
+        assert all(later - earlier >= 60_000 for earlier, later in zip(at, at[2:], strict=False)), at
 
 
 async def test_one_business_leaves_an_eighth_of_the_process_to_the_others(autojump_clock: object) -> None:

@@ -97,6 +97,7 @@ class _Request:
     taken: bool = False  # the server has begun with it
     done: bool = False  # it may have taken effect
     gone: bool = False  # whoever sent it waits no longer
+    over: trio.Event = field(default_factory=trio.Event)  # the server has ended with it
 
     def fill(self, result: Any) -> None:
         self.results.append(result)
@@ -188,6 +189,11 @@ class Wire(WrappedDatabase):
     async def _abandon(self, request: _Request, block: Callable[[], Awaitable[Any]]) -> None:
         """Whoever asked waits no longer. A COMMIT that is on its way takes effect; of a process that is dead, later."""
         request.gone = True
+        if (
+            request.taken and not request.answered.is_set()
+        ):  # it is at the COMMIT by now: what comes before is the sender's
+            with trio.CancelScope(shield=True):
+                await request.over.wait()
         reached = self.plugged and not self.cut and not request.taken
         if reached and request.committing and not request.answered.is_set():
             request.taken = request.done = True
@@ -215,6 +221,8 @@ class Wire(WrappedDatabase):
         except Exception as error:  # noqa: BLE001  # it is the client's
             request.fail(error)
             return
+        finally:
+            request.over.set()
         request.done = True
         if fate == "unknown_done":
             request.fail(CommitUnknown("the connection broke in COMMIT"))

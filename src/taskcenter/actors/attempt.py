@@ -68,6 +68,7 @@ class Attempt:
         self.ref = permit.ref
         self.start_at = permit.start_at
         self.sent = False
+        self.restated = False  # the limits have it from when its first byte went out
         self.on_its_way = True  # until its exchange is over; changed by the actor
         self.withdrawn = False
         self.dropped = False  # the shard was given up or lost meanwhile
@@ -150,8 +151,6 @@ class Attempt:
         attributes = {"taskcenter.task_id": task.id, "taskcenter.attempt": task.current_retry + 1}
         headers: list[tuple[str, str]] = []
         started_ms = tools.clock.now_ms_exact()
-        if started_ms - self.start_at > LATE_START_MS:
-            self.permit.restate(int(started_ms))
         try:
             body = body_of(task)
             with tools.tracer.span("callback", attributes):
@@ -171,12 +170,17 @@ class Attempt:
         self.cause = decision.reason or ""
         return Ended(task, exchange, decision, masked(headers), started_ms, ended_ms)
 
-    @staticmethod
-    def _may_send(actor: BusinessActor, task: Task) -> bool:
+    def _may_send(self, actor: BusinessActor, task: Task) -> bool:
         """Between the last look at the lease and the first byte come a token, a name, a handshake: seconds perhaps, or
-        as long as the process stood still.
+        as long as the process stood still. The receiver's minute has this callback from that byte on.
         """
-        return actor.tools.term_of(task.shard) == task.term
+        if actor.tools.term_of(task.shard) != task.term:
+            return False
+        now = actor.tools.clock.now_ms()
+        if not self.restated and now - self.start_at > LATE_START_MS:
+            self.restated = True
+            self.permit.restate(now)
+        return True
 
     @staticmethod
     async def _exchange(
