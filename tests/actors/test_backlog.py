@@ -92,7 +92,7 @@ async def test_what_waited_out_a_pause_is_let_go_in_due_order_at_the_pace(autoju
             "the deadline 2027-01-15T08:00:03.000Z passed while it waited for its business to be resumed"
         )
         resumed_at = the.clock.now_ms()
-        the.registry.business_changed(shop)
+        the.registry.business_changed(changed(changed(shop)))
         await the.settled(*tasks)
         calls = the.receivers.calls[20:]
         assert [call.due_at for call in calls] == sorted(call.due_at for call in calls)

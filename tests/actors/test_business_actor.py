@@ -122,7 +122,7 @@ async def test_a_paused_business_starts_nothing_and_goes_on_when_resumed(autojum
         hold = the.actor().admission.hold
         assert hold is not None
         assert hold.reason == "paused"
-        the.registry.business_changed(shop)
+        the.registry.business_changed(changed(changed(shop)))
         rows = await the.settled(*tasks)
         assert {(row.status, row.sends) for row in rows} == {(Status.SUCCEEDED, 1)}
         assert (await the.history(tasks[0]))[0].wait_reason == "paused"
@@ -330,7 +330,7 @@ async def test_a_business_that_may_not_start_keeps_no_slot_from_the_others(autoj
         blocked = await the.run()  # queues for the only slot, and is over its rate when it gets it
         the.registry.business_changed(changed(the.businesses[7], rate_limit=1_000))
         await trio.sleep(0.1)
-        the.registry.business_changed(the.businesses[7])
+        the.registry.business_changed(changed(changed(the.businesses[7])))
         others = await the.run(3, business_id=8)
         await the.settled(*first, *others, within_s=10)
         assert (await the.row(blocked[0])).status is Status.PENDING

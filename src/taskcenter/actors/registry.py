@@ -100,9 +100,11 @@ class ActorRegistry:
         return early is not None and early.version >= ref.version
 
     def business_changed(self, business: Business) -> None:
+        """It is in force at once, unless a younger version is."""
         actor = self._actors.get(business.id)
         if actor is not None:
-            actor.update(business)
+            if business.version >= actor.business.version:
+                actor.update(business)
         elif business.id in self._early:
             self._news[business.id] = business
 

@@ -5,7 +5,8 @@ is stamped by the instance that made it, before its commit, so it may come into 
 Versions tell what is new. While the store is out the poll fails, the entries age, and the next request reads for itself
 or hears 503; nothing is decided by limits that may no longer hold.
 
-Listeners hear of every newer version seen here, once; they are plain functions and must not fail.
+Listeners hear of every version when it is first seen here, the first one too: they may know an older one from
+elsewhere. They are plain functions and must not fail.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class BusinessCache:
         """Raises `StoreUnavailable`."""
         seen = self._by_id.last_seen(business_id)
         business = await self._by_id.get(business_id)
-        if business is not None and seen is not None and seen.version < business.version:
+        if business is not None and (seen is None or seen.version < business.version):
             self._tell(business)  # read here before the poll saw it, which would take it for known
         return business
 
@@ -76,7 +77,7 @@ class BusinessCache:
         self._ids.move_to_end(business.code)
         if len(self._ids) > MAX_PRESENT:
             self._ids.popitem(last=False)
-        if seen is not None and seen.version < business.version:
+        if seen is None or seen.version < business.version:
             self._tell(business)
 
     def _tell(self, business: Business) -> None:
@@ -100,10 +101,7 @@ class BusinessCache:
     async def _poll(self) -> None:
         began = self._clock.now_ms()
         for business in await self._store.changed_since(self._polled_at - LOOK_BACK_MS):
-            unseen = self._by_id.last_seen(business.id) is None
             self._keep(business, began)
-            if unseen:
-                self._tell(business)
         self._polled_at = began
         self._by_id.checked_at = began
 
