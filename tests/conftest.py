@@ -1,6 +1,5 @@
 """What every test may ask for: databases on each store, private servers, a clean environment."""
 
-import inspect
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,6 @@ _OWN_URL = own_server_url()
 _STORES = ["sqlite", "mariadb", "mysql"] if _OWN_URL is None else ["sqlite", "own"]
 _PRIVATE: dict[str, Kind] = {"mariadb_server": "mariadb", "mysql_server": "mysql"}
 _KEPT_PREFIX = "TASKCENTER_TEST_"
-_VIRTUAL_CLOCKS = {"autojump_clock", "mock_clock"}
 LOOPBACK_IDLE_S = 0.02  # of real time; bytes to oneself are there at once
 _fleet_key = pytest.StashKey[Fleet]()
 _left_out_key = pytest.StashKey[int]()
@@ -36,10 +34,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give tests on the real clock a second try; leave out those that kill a server when it is the user's own."""
-    for item in items:
-        if _has_a_second_try(item):
-            item.add_marker(pytest.mark.flaky(reruns=1))
+    """With a server of the user's own, leave out the tests that kill and freeze a server, and say so at the end."""
     if _OWN_URL is None:
         return
     left_out = [item for item in items if "server_fleet" in getattr(item, "fixturenames", ())]
@@ -47,20 +42,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
     config.stash[_left_out_key] = len(left_out)
-
-
-def _has_a_second_try(item: pytest.Item) -> bool:
-    """A machine that stands still can fail a test on the real clock; others fail for a fault alone.
-
-    The rows of docs/reliability.md have one try: a promise that held the second time did not hold.
-    """
-    if _VIRTUAL_CLOCKS.intersection(getattr(item, "fixturenames", ())) or "reliability" in item.path.parts:
-        return False
-    return (
-        inspect.iscoroutinefunction(getattr(item, "obj", None))
-        or item.get_closest_marker("real_time") is not None
-        or "flow" in item.path.parts
-    )
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
