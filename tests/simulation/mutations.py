@@ -189,6 +189,13 @@ def attempts_of_cancelled_tasks_are_not_taken_over(patch: MonkeyPatch) -> None:
     patch.setattr(SqlEngineStore, "recover_cancelled", nothing)
 
 
+def claims_cancelled_in_doubt_stay_noted(patch: MonkeyPatch) -> None:
+    async def nothing(*_: object) -> None:
+        await trio.lowlevel.checkpoint()
+
+    patch.setattr(engine_store, "close", nothing)
+
+
 def withdrawn_attempts_are_not_told_of(patch: MonkeyPatch) -> None:
     submit = Committer.submit
 
@@ -284,6 +291,7 @@ PLANTS: Final = (
     Planted(a_deferral_ends_the_doubt, (25,)),
     Planted(attempts_of_cancelled_tasks_are_not_noted, (14,)),
     Planted(attempts_of_cancelled_tasks_are_not_taken_over, (14,)),
+    Planted(claims_cancelled_in_doubt_stay_noted, (1021, 1598)),
     Planted(withdrawn_attempts_are_not_told_of, (0,)),
     Planted(concurrency_is_not_counted, (0, 1)),
     Planted(pause_is_not_heard, (3, 8)),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from random import Random
 
+import pytest
 import trio
 from tests.store.store_kit import (
     BUSINESS,
@@ -24,8 +26,11 @@ from tests.store.store_kit import (
     new_task,
     outcome,
     own_shards,
+    request,
 )
+from tests.store.unanswered import UnansweredDatabase
 
+from taskcenter.errors import CommitUnknown
 from taskcenter.store.engine_records import OpenAttempt, Superseded
 from taskcenter.store.records import Changed, Execution, ExecutionStatus, Task, TaskFilter
 from taskcenter.store.sql_store import SqlStore
@@ -113,6 +118,31 @@ async def test_it_was_withdrawn_unsent(store: SqlStore) -> None:
     assert await store.engine.recover_cancelled(await succeed(store), TAKEN_AT, 10) == []
     assert await told(store, running) == {}
     assert (await store.businesses.counters(BUSINESS)).cancelled == 1
+    await check_books(store)
+
+
+@pytest.mark.parametrize("back_to_life", [False, True])
+async def test_its_claim_is_asked_for_again(
+    unanswered: tuple[SqlStore, UnansweredDatabase], back_to_life: bool
+) -> None:
+    """The claim's COMMIT was not answered: who asked learns by the repeat that there is nothing to send."""
+    store, database = unanswered
+    await own_shards(store)
+    (task,) = await create(store, new_task())
+    database.lost = "after"
+    with pytest.raises(CommitUnknown):
+        await store.engine.claim([request(task)], CLAIMED_AT)
+    await cancel(store, task)
+    assert await left_open(store) == [(task.id, 1)]
+    if back_to_life:
+        await store.tasks.redeliver(BUSINESS, task.id, NOW, CANCELLED_AT, audit_entry(), LIMIT)
+    for lost in ("before", "after", None):
+        database.lost = lost
+        with pytest.raises(CommitUnknown) if lost else nullcontext():
+            assert await store.engine.claim([request(task)], CANCELLED_AT) == []
+        assert await left_open(store) == ([(task.id, 1)] if lost == "before" else [])
+    assert await store.engine.recover_cancelled(await succeed(store), TAKEN_AT, 10) == []
+    assert await told(store, task) == {}
     await check_books(store)
 
 

@@ -214,7 +214,7 @@ async def test_claim_lost_before_its_commit_took_nothing(unanswered: tuple[SqlSt
     assert await store.engine.claim([request(task)], NOW) == []
 
 
-async def test_lost_claim_that_was_cancelled_meanwhile_is_not_given(
+async def test_lost_claim_that_was_updated_meanwhile_is_given_as_it_is(
     unanswered: tuple[SqlStore, UnansweredDatabase],
 ) -> None:
     store, database = unanswered
@@ -222,7 +222,11 @@ async def test_lost_claim_that_was_cancelled_meanwhile_is_not_given(
     database.lost = "after"
     with pytest.raises(CommitUnknown):
         await store.engine.claim([request(task)], NOW)
-    await store.tasks.cancel(BUSINESS, task.id, NOW, audit_entry())
+    change = TaskChange(timeout_ms=1234)
+    await store.tasks.update(BUSINESS, task.id, change, expected_version=None, now=NOW, audit=audit_entry())
+    (claimed,) = await store.engine.claim([request(task)], NOW)
+    assert claimed == await store.tasks.get(BUSINESS, task.id)
+    assert (claimed.status, claimed.sends, claimed.timeout_ms) == (Status.RUNNING, 1, 1234)
     assert await store.engine.claim([request(task)], NOW) == []
 
 

@@ -2,19 +2,20 @@
 
 The row of a cancelled task says nothing of its attempt any more, and may be called back to life and sent again while
 that is still on its way. So a cancel that finds a task running leaves a row here. Whoever tells the end takes it away
-in the same transaction: the sender, with the attempt's outcome or the word that it was withdrawn unsent; or, when the
-sender was lost, the next owner of the shard, who writes `interrupted` to history. Both lock the row before they look
-at history or write to it, so that an attempt is told of once.
+in the same transaction: the sender, with the attempt's outcome or the word that it was withdrawn unsent, or when it
+repeats a claim whose COMMIT was not answered and learns of the cancel; or, when the sender was lost, the next owner of
+the shard, who writes `interrupted` to history. Both lock the row before they look at history or write to it, so that
+an attempt is told of once.
 
 Order of locks: tasks, these rows, history, ledgers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from taskcenter.store.connection import Connection, Row
-from taskcenter.store.engine_records import OpenAttempt, Outcome
+from taskcenter.store.engine_records import OpenAttempt
 from taskcenter.store.records import Task
 from taskcenter.store.rows import to_json
 from taskcenter.store.statements import engine as sql
@@ -50,9 +51,8 @@ def open_attempt(row: Row) -> OpenAttempt:
     return OpenAttempt(task_id, number, business_id, code.decode(), *rest)
 
 
-async def close(connection: Connection, told: Sequence[OpenAttempt] | Sequence[Outcome]) -> None:
-    """These have been told of, or are in this transaction; most were never noted here."""
-    keys = [(one.task_id, one.number if isinstance(one, OpenAttempt) else one.sends) for one in told]
-    if keys:
-        doc = to_json([{"id": task_id, "number": number} for task_id, number in sorted(keys)])
+async def close(connection: Connection, attempts: Collection[tuple[str, int]]) -> None:
+    """These, by task and number, have been told of, or are in this transaction; most were never noted here."""
+    if attempts:
+        doc = to_json([{"id": task_id, "number": number} for task_id, number in sorted(attempts)])
         await connection.execute(sql.CLOSE.on(connection.dialect), (doc,))

@@ -3,9 +3,10 @@
 **Claim.** One transaction: share-lock the shards' rows and compare their terms with the batch's, so that no shard can
 change hands before it is over and a stale owner claims nothing; lock the tasks; write `running` for those that still
 wait at the version asked for. Each claim is answered once: a second request for the same version gets nothing, so one
-instance cannot send twice. The exception is a claim whose COMMIT was never answered: its tasks are remembered here, and
-the repeated request, which finds them running at exactly the version and term that claim would have left, gets them.
-If this process dies instead, they are recovered like all that was running under its terms.
+instance cannot send twice. The exception is a claim whose COMMIT was never answered: the attempts it would have begun
+are remembered here, and the repeated request gets those that it finds running. Of one whose task was cancelled
+meanwhile it takes away what the cancel noted (`cancelled`): nothing was sent. If this process dies instead, they are
+recovered like all that was running under its terms.
 
 **Outcomes and recovery**: see `outcomes` and `recovery`. Claims and outcomes have a connection each, so that neither
 waits for the other or for the API's.
@@ -14,13 +15,14 @@ waits for the other or for the API's.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeVar
 
 from taskcenter import log
 from taskcenter.store import outcomes, recovery
 from taskcenter.store.batch_update import Entry, update_batch
+from taskcenter.store.cancelled import close
 from taskcenter.store.connection import Connection, Database, Param, Row
 from taskcenter.store.engine_records import (
     ClaimRequest,
@@ -44,14 +46,22 @@ MOST_UNANSWERED: Final = 10_000
 _log = log.get("store")
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """The attempt that a claim begins, if it is committed."""
+
+    request: ClaimRequest
+    number: int  # the task's `sends` after it
+
+
 class SqlEngineStore:
     """See `interface.EngineStore`."""
 
     def __init__(self, database: Database, vault: Vault) -> None:
         self._database = self._claims = self._outcomes = self._sweeps = self._takeovers = database
         self._vault = vault
-        # Claims whose COMMIT was not answered, by task: changed by `claim` only.
-        self._unanswered: dict[str, ClaimRequest] = {}
+        # Of claims whose COMMIT was not answered, by task: changed by `claim` only.
+        self._unanswered: dict[str, _Begun] = {}
 
     def use_lanes(self, claims: Database, outcomes: Database, sweeps: Database, takeovers: Database) -> None:
         """From now on claims, outcomes, the reading of what is due, and recovery go over these."""
@@ -101,42 +111,47 @@ class SqlEngineStore:
             former = asked.get(request.task_id)
             if former is None or former.version < request.version:
                 asked[request.task_id] = request
-        began: list[ClaimRequest] = []  # what the latest run of the transaction has claimed
+        began: list[_Begun] = []  # what the latest run of the transaction has claimed
         answered = False
         try:
             tasks = await self._claims.write(partial(self._claim, asked=asked, now=now, began=began))
             answered = True
         finally:  # cancelled counts as unanswered too
             if not answered and len(self._unanswered) < MOST_UNANSWERED:
-                self._unanswered.update((request.task_id, request) for request in began)
+                self._unanswered.update((attempt.request.task_id, attempt) for attempt in began)
         for task_id in asked:
             self._unanswered.pop(task_id, None)
         return tasks
 
     async def _claim(
-        self, connection: Connection, asked: Mapping[str, ClaimRequest], now: int, began: list[ClaimRequest]
+        self, connection: Connection, asked: Mapping[str, ClaimRequest], now: int, began: list[_Begun]
     ) -> list[Task]:
         began.clear()
         fenced = await held(connection, {request.shard for request in asked.values()})
         wanted = sorted(id_ for id_, request in asked.items() if fenced.get(request.shard) == request.term)
         waiting: list[Task] = []
         ours: list[Task] = []
+        withdrawn: list[tuple[str, int]] = []
         for row in await fetch_in(connection, sql.LOCK.on(connection.dialect), wanted):
             task = self._opened(row)
             if task is None or task.shard != asked[task.id].shard:
                 continue
-            request = asked[task.id]
+            request, former = asked[task.id], self._unanswered.get(task.id)
             if task.status in WAITING and task.version == request.version:
                 waiting.append(task)
-            elif self._unanswered.get(task.id) == request and _left_by(request, task):
-                ours.append(task)
+            elif former is not None and former.request == request:
+                if _is_begun(former, task):
+                    ours.append(task)
+                else:
+                    withdrawn.append((task.id, former.number))
         claimed = [_claimed(task, asked[task.id].term, now) for task in waiting]
         entries: list[Entry] = [
             {"id": old.id, "version": old.version, "term": new.term, "due": new.scheduled_at, "at": now}
             for old, new in zip(waiting, claimed, strict=True)
         ]
         await update_batch(connection, sql.CLAIM, entries)
-        began.extend(asked[task.id] for task in (*claimed, *ours))
+        await close(connection, withdrawn)
+        began.extend(_Begun(asked[task.id], task.sends) for task in (*claimed, *ours))
         return claimed + ours
 
     def _opened(self, row: Row) -> Task | None:
@@ -219,6 +234,6 @@ def _claimed(task: Task, term: int, now: int) -> Task:
     )  # fmt: skip
 
 
-def _left_by(request: ClaimRequest, task: Task) -> bool:
-    """Whether the row is just as this claim leaves it."""
-    return task.status is Status.RUNNING and task.version == request.version + 1 and task.term == request.term
+def _is_begun(attempt: _Begun, task: Task) -> bool:
+    """Whether the row is running this attempt, which no other can have begun; an update may have come since. Pure."""
+    return task.status is Status.RUNNING and task.term == attempt.request.term and task.sends == attempt.number

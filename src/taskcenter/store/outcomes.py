@@ -81,7 +81,8 @@ async def record(connection: Connection, vault: Vault, outcomes: Sequence[Outcom
     heads = await _lock(connection, [outcome.task_id for outcome in outcomes])
     mine = {o.task_id for o in outcomes if o.task_id in heads and _is_claim_of(heads[o.task_id], o)}
     others = [o for o in outcomes if o.task_id in heads and o.task_id not in mine]
-    await close(connection, others)  # before history is looked at: who takes the shard over may be telling of them
+    # Before history is looked at: who takes the shard over may be telling of them.
+    await close(connection, [(o.task_id, o.sends) for o in others])
     known = await _known_attempts(connection, others)
     fresh = await _whole(connection, vault, [o.task_id for o in outcomes if _is_stale(o, heads, mine)])
     results: list[Recorded] = []

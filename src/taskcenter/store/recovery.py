@@ -104,7 +104,7 @@ async def recover_cancelled(
     rows = await fetch_in(connection, sql.LOCK_OPEN.on(connection.dialect), sorted(set(found)))
     lost = [attempt for row in rows if (attempt := open_attempt(row)).term < mine.get(attempt.shard, 0)]
     if lost:
-        await close(connection, lost)
+        await close(connection, [(attempt.task_id, attempt.number) for attempt in lost])
         await tell_lost(connection, vault, lost, now)
         deltas = Deltas()
         for attempt in lost:
