@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from math import sqrt
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from taskcenter.queueing import INTERVAL_MS, StandingQueue
+from taskcenter.queueing import INTERVAL_MS, QUICKER, StandingQueue
 
 TARGET_MS = 100
 
@@ -68,8 +69,12 @@ def test_whatever_is_offered_waits_stay_bounded_and_no_capacity_is_wasted(
         else:
             waiting.append(now)
     late = sorted(waits[len(waits) // 2 :])  # what was inside before the queue was seen to stand has gone
-    if late:  # with few in all, one burst may be their twentieth part; a queue that refuses nobody reaches 3 s and more
-        assert late[int(0.95 * (len(late) - 1))] <= 4 * INTERVAL_MS
+    if late:
+        # Once the queue has stood, the door stays open while the first in it waits for the target, the next take is
+        # due, a tenth of an interval passes and one more take comes; whoever came in meanwhile is waited for.
+        open_ms = TARGET_MS + INTERVAL_MS / QUICKER + 2 * commit_ms
+        came_in = max(1, factor) * open_ms * capacity
+        assert late[int(0.95 * (len(late) - 1))] <= (came_in + 3 * sqrt(came_in)) / capacity
     if factor >= 1.5:
         assert taken >= 0.8 * capacity * total_ms - 2 * group, "goodput"
         assert refused > 0
