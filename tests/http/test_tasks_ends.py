@@ -44,6 +44,33 @@ async def test_cancel_with_an_attempt_claimed(api: Api, held_unsent: bool) -> No
     assert (cancelled["status"], cancelled["in_flight"]) == ("cancelled", not held_unsent)
 
 
+@pytest.mark.parametrize("by_filter", [False, True])
+@pytest.mark.parametrize("claimed_again", [False, True])
+async def test_cancel_tells_of_a_lost_senders_call(
+    api: Api, autojump_clock: MockClock, claimed_again: bool, by_filter: bool
+) -> None:
+    """It waits again, or is held unsent, but the former sender may only stand still or be cut off from the store."""
+
+    async def in_flight(task: dict[str, Any]) -> int:
+        path, query = ("/tasks", {"tag": task["tags"][0]}) if by_filter else (f"/tasks/{task['id']}", {})
+        answer = await api.call("DELETE", path, query=query)
+        return int(answer.json["in_flight"])
+
+    soon, later = [await api.create(name, timeout=10, tags=[name]) for name in ("soon", "later")]
+    for task in (soon, later):
+        await api.claim(task["id"])
+    lost, _ = await api.take_over()
+    assert {task.id for task in lost} == {soon["id"], later["id"]}
+    if claimed_again:
+        for task in (soon, later):
+            await api.claim(task["id"])
+            api.engine.holds_unsent.add(task["id"])
+    await trio.sleep(300)  # the lease of one that stood still may last so long
+    assert await in_flight(soon) == 1
+    await trio.sleep(16)  # its timeout and a little
+    assert await in_flight(later) == 0
+
+
 @pytest.mark.parametrize("taken_over", [False, True])
 async def test_cancel_again_tells_whether_the_attempt_may_still_be_under_way(
     api: Api, autojump_clock: MockClock, taken_over: bool
