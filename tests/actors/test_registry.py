@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import trio
 from tests.actors.actor_kit import NOW, changed, world
 from tests.actors.scripted import answered, answering
+from tests.store.store_kit import claim, outcome
 
 from taskcenter.actors import registry as registry_module
 from taskcenter.actors.budget import CRASHES, DEGRADED_RETRY_S, WINDOW_S, RestartBudget
 from taskcenter.actors.business import BusinessActor
 from taskcenter.actors.mailbox import Offer
 from taskcenter.actors.tools import ActorTools
+from taskcenter.store.engine_records import SendPoint
 from taskcenter.store.records import Business
-from taskcenter.task import Status, TaskRef
+from taskcenter.task import SHARDS, Status, TaskRef
 
 # --- crashes ---------------------------------------------------------------------------------------------------------
 
@@ -237,3 +240,30 @@ async def test_what_is_offered_while_the_business_is_being_loaded_is_held_once_i
         await trio.sleep(5)
         assert len(the.receivers.calls) == 2
         assert the.count("claims_refused_total") == 0
+
+
+async def test_a_shard_that_goes_and_comes_back_while_its_business_is_being_loaded(
+    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What its owner meanwhile has sent counts, though the history was read before."""
+    async with world(rate_limit=3) as the:
+        read = the.store.engine.recent_sends
+
+        async def slowly(*given: Any) -> list[SendPoint]:
+            found = await read(*given)
+            await trio.sleep(1)
+            return found
+
+        monkeypatch.setattr(the.store.engine, "recent_sends", slowly)
+        others = await the.create(2)
+        mine = await the.run(3)
+        await trio.sleep(0.5)
+        assert the.registry.get(7) is None
+        the.registry.drop_shards(frozenset(range(SHARDS)))
+        for task in others:
+            claimed = await claim(the.store, task, term=the.terms[task.shard], now=the.clock.now_ms())
+            await the.store.engine.record([outcome(claimed)], the.clock.now_ms())
+        the.tell(*mine)
+        await trio.sleep(30)
+        assert len(the.receivers.calls) == 1
+        await the.settled(*mine)

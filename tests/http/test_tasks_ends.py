@@ -44,6 +44,18 @@ async def test_cancel_with_an_attempt_claimed(api: Api, held_unsent: bool) -> No
     assert (cancelled["status"], cancelled["in_flight"]) == ("cancelled", not held_unsent)
 
 
+async def test_cancel_tells_of_a_former_runs_call(api: Api) -> None:
+    """Cancelled while it was on its way, called back to life, and cancelled again: it may still reach the receiver."""
+    task = await api.create()
+    path = f"/tasks/{task['id']}"
+    claimed = await api.claim(task["id"])
+    assert (await api.call("DELETE", path)).json["in_flight"] is True
+    assert (await api.call("POST", f"{path}/redeliver")).status == 200
+    api.engine.holds_unsent.add(task["id"])
+    assert (await api.call("DELETE", path)).json["in_flight"] is True
+    assert claimed.sends == 1
+
+
 @pytest.mark.parametrize("by_filter", [False, True])
 @pytest.mark.parametrize("claimed_again", [False, True])
 async def test_cancel_tells_of_a_lost_senders_call(

@@ -167,6 +167,23 @@ async def test_each_of_its_runs_is_told_by_its_own_number(store: SqlStore) -> No
     await check_books(store)
 
 
+async def test_a_later_cancel_tells_of_it(store: SqlStore) -> None:
+    """Its task was called back to life, and is cancelled again while it is on its way; by id, and by filter."""
+    one, other = await on_their_way(store, 2)
+    for running in (one, other):
+        await cancel(store, running)
+        await store.tasks.redeliver(BUSINESS, running.id, NOW, CANCELLED_AT, audit_entry(), LIMIT)
+    again = await store.tasks.cancel(BUSINESS, one.id, CANCELLED_AT, audit_entry())
+    assert isinstance(again, Changed)
+    assert (again.cancelled_in_flight, again.former_in_flight) == (False, True)
+    (by_filter,) = await store.tasks.cancel_matching(BUSINESS, TaskFilter(), 9, CANCELLED_AT, audit_entry())
+    assert (by_filter.task.id, by_filter.former_in_flight) == (other.id, True)
+    await store.engine.record([outcome(one)], CANCELLED_AT)  # its end is told
+    await store.tasks.redeliver(BUSINESS, one.id, NOW, CANCELLED_AT, audit_entry(), LIMIT)
+    again = await store.tasks.cancel(BUSINESS, one.id, CANCELLED_AT, audit_entry())
+    assert isinstance(again, Changed) and not again.former_in_flight
+
+
 async def test_many_at_once_in_pages(store: SqlStore) -> None:
     running = await on_their_way(store, 7)
     await create(store, new_task())  # cancelled with them, and never sent

@@ -181,6 +181,8 @@ async def test_claims_and_outcomes(full: SqlStore) -> None:
     found += await plans(full, full.engine.recover({SHARD: 1}, NOW, 20))
     for task in await some_tasks(full, Status.RUNNING, 20):
         await full.tasks.cancel(BUSINESS, task.id, NOW, audit_entry())
+        await full.tasks.redeliver(BUSINESS, task.id, NOW, NOW, audit_entry(), 100_000)
+        found += await plans(full, full.tasks.cancel(BUSINESS, task.id, NOW, audit_entry()))
     found += await plans(full, full.engine.recover_cancelled({SHARD: 1}, NOW, 20))
     for plan in found:
         assert not any(step.whole for step in plan.steps if step.table in BIG), plan

@@ -10,7 +10,7 @@ of the registry itself is the engine's, and ends the process.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -38,6 +38,15 @@ class RegistryStatistics:
     degraded: int
 
 
+@dataclass(slots=True)
+class _Loading:
+    """A business that is being read, and what has come for it meanwhile."""
+
+    refs: dict[str, TaskRef] = field(default_factory=dict)  # by task
+    news: Business | None = None
+    lost: frozenset[int] = frozenset()  # shards that went to another owner: what was read may be from before
+
+
 class ActorRegistry:
     """`offer`, `withdraw`, `get` are sync. `run` owns the nursery all actors live in."""
 
@@ -46,8 +55,7 @@ class ActorRegistry:
         self._tools = tools
         self._load = load
         self._actors: dict[int, BusinessActor] = {}
-        self._early: dict[int, dict[str, TaskRef]] = {}  # by task, offered while the business is being loaded
-        self._news: dict[int, Business] = {}  # told while the business is being loaded
+        self._loading: dict[int, _Loading] = {}
         self._scopes: dict[int, trio.CancelScope] = {}
         self._nursery: trio.Nursery | None = None
         self._draining = False
@@ -68,15 +76,15 @@ class ActorRegistry:
         actor = self._actors.get(ref.business_id)
         if actor is not None:
             return actor.offer(ref)
-        early = self._early.get(ref.business_id)
-        if early is None:
-            early = self._early[ref.business_id] = {}
+        loading = self._loading.get(ref.business_id)
+        if loading is None:
+            loading = self._loading[ref.business_id] = _Loading()
             self._nursery.start_soon(self._start, ref.business_id)
-        if len(early) >= MAX_EARLY:
+        if len(loading.refs) >= MAX_EARLY:
             return Offer.FULL
-        known = early.get(ref.task_id)
+        known = loading.refs.get(ref.task_id)
         if known is None or known.version <= ref.version:
-            early[ref.task_id] = ref
+            loading.refs[ref.task_id] = ref
         return Offer.ACCEPTED
 
     def withdraw(self, task_id: str, business_id: int) -> bool:
@@ -96,7 +104,8 @@ class ActorRegistry:
         actor = self._actors.get(ref.business_id)
         if actor is not None:
             return actor.holds(ref)
-        early = self._early.get(ref.business_id, {}).get(ref.task_id)
+        loading = self._loading.get(ref.business_id)
+        early = None if loading is None else loading.refs.get(ref.task_id)
         return early is not None and early.version >= ref.version
 
     def business_changed(self, business: Business) -> None:
@@ -105,16 +114,17 @@ class ActorRegistry:
         if actor is not None:
             if business.version >= actor.business.version:
                 actor.update(business)
-        elif business.id in self._early:
-            self._news[business.id] = business
+        elif business.id in self._loading:
+            self._loading[business.id].news = business
 
     def drop_shards(self, shards: frozenset[int]) -> None:
         """The shards are another's: forget what waits for them."""
         for actor in self._actors.values():
             if actor.business.shard in shards:
                 actor.forget_waiting()
-        for business_id, early in self._early.items():
-            self._early[business_id] = {key: ref for key, ref in early.items() if ref.shard not in shards}
+        for loading in self._loading.values():
+            loading.refs = {key: ref for key, ref in loading.refs.items() if ref.shard not in shards}
+            loading.lost |= shards
 
     def busy(self, shards: frozenset[int]) -> frozenset[int]:
         """Those of the shards for which something is on its way."""
@@ -142,14 +152,15 @@ class ActorRegistry:
     async def _start(self, business_id: int) -> None:
         """Load the business, then supervise its actor until it is passivated."""
         actor = await self._load_actor(business_id)
-        early = self._early.pop(business_id, {})
-        news = self._news.pop(business_id, None)
+        loading = self._loading.pop(business_id)
         if actor is None or self._draining:
             return
         self._actors[business_id] = actor
-        if news is not None and news.version > actor.business.version:
-            actor.update(news)
-        for ref in early.values():
+        if loading.news is not None and loading.news.version > actor.business.version:
+            actor.update(loading.news)
+        if actor.business.shard in loading.lost:
+            actor.forget_waiting()
+        for ref in loading.refs.values():
             actor.offer(ref)
         with trio.CancelScope() as scope:
             self._scopes[business_id] = scope

@@ -27,6 +27,7 @@ from taskcenter.store.records import (
 )
 
 QUOTA_RETRY_S: Final = 5.0  # a full business empties as its tasks end; nobody knows when
+LATEST: Final = 20  # executions shown with a task
 IN_FLIGHT_SLACK_MS: Final = 305_000  # the longest lease and a little: who claimed it and stood still may send so late
 
 
@@ -53,17 +54,19 @@ class TaskTools:
         if (call := finish(task, None)) is not None:
             self.engine.offer(ref_of(call))
         withdrawn = self.engine.withdraw(task.id, task.business_id)
-        return (change.cancelled_in_flight and not withdrawn) or await self._lost_sender_may_send(task)
+        if change.former_in_flight or (change.cancelled_in_flight and not withdrawn):
+            return True
+        return await self._lost_sender_may_send(task)
 
     async def _lost_sender_may_send(self, task: Task) -> bool:
         """Whether a sender of the task was lost so lately that it may only stand still, or be cut off from the store,
         and its call be on its way.
         """
-        if not task.interruptions:
+        if not task.interruptions and task.run == 1:
             return False
         since = self.clock.now_ms() - task.timeout_ms - IN_FLIGHT_SLACK_MS
-        last = await self.store.executions(task.business_id, task.id, None, 1)
-        return any(one.status is ExecutionStatus.INTERRUPTED and one.started_at >= since for one in last)
+        latest = await self.store.executions(task.business_id, task.id, None, LATEST)
+        return any(one.status is ExecutionStatus.INTERRUPTED and one.started_at >= since for one in latest)
 
 
 async def find(store: TaskStore, business: Business, task_id: str) -> Task:

@@ -20,6 +20,7 @@ from taskcenter.store.records import Task
 from taskcenter.store.rows import to_json
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements import tasks as task_sql
+from taskcenter.store.statements.text import fetch_in
 from taskcenter.task import Status
 
 
@@ -43,6 +44,12 @@ async def leave_open(connection: Connection, cancelled: Sequence[Task]) -> None:
             for one in running
         ]  # fmt: skip
         await connection.insert_many(task_sql.LEAVE_OPEN.on(connection.dialect), rows)
+
+
+async def have_open(connection: Connection, tasks: Sequence[Task]) -> frozenset[str]:
+    """Of these tasks, those that were called back to life while an attempt was on its way whose end is not told yet."""
+    revived = sorted(task.id for task in tasks if task.run > 1 and task.sends)
+    return frozenset(row[0] for row in await fetch_in(connection, task_sql.HAVE_OPEN, revived))
 
 
 def open_attempt(row: Row) -> OpenAttempt:

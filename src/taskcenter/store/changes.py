@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from taskcenter.errors import TooMany
 from taskcenter.store import audit as chains
-from taskcenter.store.cancelled import leave_open
+from taskcenter.store.cancelled import have_open, leave_open
 from taskcenter.store.connection import Connection, Param, QueryFault
 from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.finishing import tell_ends
@@ -152,7 +152,7 @@ async def cancel(connection: Connection, call: Change, finish: FinishOf | None) 
     if task.status in TERMINAL:
         return WrongState(task)
     (cancelled,) = await _cancel(connection, [task], call, finish)
-    return _cancelled(task.status, cancelled)
+    return cancelled
 
 
 async def cancel_matching(
@@ -175,16 +175,13 @@ async def cancel_matching(
     tasks = [task for row in rows if (task := open_task(row, vault)).status in wanted.statuses]
     if not tasks:
         return []
-    cancelled = await _cancel(connection, tasks, Change(vault, business_id, "", now, audit), finish)
-    changed = [_cancelled(before.status, after) for before, after in zip(tasks, cancelled, strict=True)]
+    changed = await _cancel(connection, tasks, Change(vault, business_id, "", now, audit), finish)
     return sorted(changed, key=lambda change: change.task.id, reverse=True)
 
 
-def _cancelled(previous: Status, task: Task) -> Changed:
-    return Changed(task, previous, cancelled_in_flight=previous is Status.RUNNING)
-
-
-async def _cancel(connection: Connection, tasks: Sequence[Task], call: Change, finish: FinishOf | None) -> list[Task]:
+async def _cancel(
+    connection: Connection, tasks: Sequence[Task], call: Change, finish: FinishOf | None
+) -> list[Changed]:
     """Cancel locked active tasks; their finish_url's tasks are born with it."""
     now = call.now
     doc = to_json([{"id": task.id, "version": task.version, "at": now} for task in tasks])
@@ -196,6 +193,7 @@ async def _cancel(connection: Connection, tasks: Sequence[Task], call: Change, f
         )
         for task in tasks
     ]  # fmt: skip
+    under_way = await have_open(connection, tasks)
     await leave_open(connection, tasks)
     await tell_ends(connection, call.vault, cancelled, finish)
     deltas = Deltas()
@@ -203,7 +201,10 @@ async def _cancel(connection: Connection, tasks: Sequence[Task], call: Change, f
         deltas[task.business_id].move(task.status, Status.CANCELLED)
     await count(connection, deltas)
     await chains.append_audit(connection, [call.audit])
-    return cancelled
+    return [
+        Changed(after, before.status, before.status is Status.RUNNING, before.id in under_way)
+        for before, after in zip(tasks, cancelled, strict=True)
+    ]
 
 
 async def redeliver(connection: Connection, call: Change, due_at: int, max_active: int) -> ChangeResult:

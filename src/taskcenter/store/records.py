@@ -263,7 +263,8 @@ TaskCheck = Callable[[Task], None]
 class Changed:
     task: Task
     previous: Status
-    cancelled_in_flight: bool = False
+    cancelled_in_flight: bool = False  # its attempt was on its way
+    former_in_flight: bool = False  # one of a former run was, cancelled with it
 
 
 @value_class(frozen=True, slots=True)

@@ -99,6 +99,8 @@ CANCEL: Final = Query(
 )
 # (none) → an attempt that was on its way when its task was cancelled
 LEAVE_OPEN: Final = insert_missing("cancelled_attempts", OPEN_COLUMNS, "number")
+# the tasks that have one
+HAVE_OPEN: Final = "SELECT DISTINCT task_id FROM cancelled_attempts WHERE task_id IN (...)"
 # succeeded | failed | stopped | cancelled → pending, as the next run with the retry list from its start
 REDELIVER: Final = (
     "UPDATE tasks SET status = 'pending', run = run + 1, current_retry = 0, deferrals = 0, interruptions = 0,"
