@@ -22,7 +22,7 @@ from tests.simulation.wire import Server
 from tests.store.store_kit import NOW, audit_entry, business, check_books, credential, signing_secret
 
 from taskcenter.clock import Clock
-from taskcenter.store.connection import Connection
+from taskcenter.store.connection import STATEMENT_TIMEOUT_S, Connection
 from taskcenter.store.records import Execution
 from taskcenter.store.sql_store import SqlStore
 from taskcenter.task import SHARDS
@@ -133,6 +133,9 @@ class World:
                 await trio.sleep(0.5)
             rested_s = trio.current_time() - began
             await trio.sleep(1)
+            with trio.move_on_after(STATEMENT_TIMEOUT_S):  # so long a call to the store waits that began during a cut
+                while self._left():
+                    await trio.sleep(0.5)
         unowned = self._unowned() if rested_s is None else 0  # they may be on the move again
         return Rested(rested_s, self._left(), unowned, await self._books())
 
