@@ -97,9 +97,19 @@ class Answers:
             if any(
                 move.row.status == "cancelled" and asked.at <= move.at <= asked.answered_at
                 and move.row.business_id == number and asked.tag in (json.loads(move.row.tags or "[]"))
+                and not self._told_by_another(task_id, move.at)
                 for move in moves
             )
         ]  # fmt: skip
+
+    def _told_by_another(self, task_id: str, at: int) -> bool:
+        """Whether a cancel of this task alone, answered at the same time, told that it was on its way: it was that one
+        which cancelled it.
+        """
+        return any(
+            call.task_id == task_id and call.in_flight and call.at <= at <= (call.answered_at or 0)
+            for call in self._world.ledger.calls
+        )
 
     def _redelivered_at(self, task_id: str, since: int) -> float:
         """When somebody called it back to life."""
