@@ -15,6 +15,7 @@ RETRY_S: Final = 60
 EVERY_S: Final = 3600
 MAX_RUNS: Final = 2
 MOST_DEFERRALS: Final = 20
+SHOWN: Final = 20  # executions with a task
 MOST_INTERRUPTIONS: Final = 3
 
 
@@ -73,6 +74,14 @@ class Model:
             "runs": self.runs, "current_retry": self.retry, "max_retries": self.retries, "attempts": self.attempts,
             "deferrals": self.deferrals,
         }  # fmt: skip
+
+    @property
+    def in_flight(self) -> bool:
+        """What a cancel says: whether a call may yet reach the receiver. A lost sender's may for minutes."""
+        if self.status == "running" or self.cancelled_with:
+            return True
+        latest = dict(sorted(self.history.items())[-SHOWN:])
+        return (self.interruptions > 0 or self.run > 1) and "interrupted" in latest.values()
 
     def changed(self) -> None:
         self.version += 1

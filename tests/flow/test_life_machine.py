@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
-from tests.flow.life_model import ACTIVE, ANSWERS, EVERY_S, MAX_RUNS, QUOTA, RETRY_S, WAITING, Model
+from tests.flow.life_model import ACTIVE, ANSWERS, EVERY_S, MAX_RUNS, QUOTA, RETRY_S, SHOWN, WAITING, Model
 from tests.flow.looping import Loop, looping
 from tests.http.api_kit import URL, Answer
 
@@ -140,7 +140,7 @@ class Life(RuleBasedStateMachine):
             return
         assert answer.status == 200, answer
         if task.status in ACTIVE:
-            assert answer.json["in_flight"] is (task.status == "running")
+            assert answer.json["in_flight"] is task.in_flight
             task.cancelled()
         assert answer.json["version"] == task.version
 
@@ -151,7 +151,7 @@ class Life(RuleBasedStateMachine):
         done = [] if dry_run else matching[:limit]
         assert answer.json == {
             "matched": min(len(matching), limit), "cancelled": len(done), "more": len(matching) > limit,
-            "in_flight": sum(task.status == "running" for task in done),
+            "in_flight": sum(task.in_flight for task in done),
         }  # fmt: skip
         for task in done:
             task.cancelled()
@@ -275,7 +275,7 @@ class Life(RuleBasedStateMachine):
             assert (found["finished_at"] is not None) == (task.status not in ACTIVE)
             assert task.due in (None, found["next_execute_at"] and parse_time(found["next_execute_at"]))
             told = {int(one["id"].rpartition("-")[2]): one["status"] for one in found["executions"]}
-            assert told == dict(sorted(task.history.items())[-20:])
+            assert told == dict(sorted(task.history.items())[-SHOWN:])
             assert list(told) == sorted(told, reverse=True), "newest first"
 
     def teardown(self) -> None:
