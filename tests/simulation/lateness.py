@@ -24,22 +24,26 @@ def lateness(world: World, sends: dict[tuple[str, int, int], list[Sent]]) -> Ite
     if world.shape.faults:
         return
     kept = {(one.task_id, one.number): one for one in world.history}
+    of_task: dict[str, list[Sent]] = {}
+    for sent in world.receivers.sent:
+        of_task.setdefault(sent.task_id, []).append(sent)
     for moves in world.journal.moves.values():
         for before, move in pairwise(moves):
             old, new = before.row, move.row
             if new.sends != old.sends:
-                yield from _started(kept.get((new.id, new.sends)), before)
+                yield from _started(kept.get((new.id, new.sends)), before, of_task.get(new.id, []))
             elif old.status == "running" and new.status not in {"running", "cancelled"}:
                 yield from _recorded(sends.get((old.id, old.term, old.scheduled_at), []), move)
 
 
-def _started(attempt: Execution | None, ready: Move) -> Iterator[str]:
+def _started(attempt: Execution | None, ready: Move, sends: list[Sent]) -> Iterator[str]:
     """`ready`: what made the task as it was claimed. Nobody is to blame for the time before: it was created or changed
-    when it was due already, or its former attempt had not ended.
+    when it was due already, or its former attempt had not ended; `sends` tell of one that was cancelled with it.
     """
     if attempt is None:  # withdrawn unsent
         return
-    since = max(attempt.scheduled_at, ready.at)
+    ends = [sent.ended_at for sent in sends if sent.ended_at is not None and sent.ended_at <= attempt.started_at]
+    since = max(attempt.scheduled_at, ready.at, *ends)
     own_ms = min(attempt.started_at - since, attempt.lateness_ms - attempt.policy_wait_ms)
     if own_ms > LATE_MS:
         yield (
