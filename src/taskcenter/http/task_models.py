@@ -130,8 +130,9 @@ class CancelledView(TaskView):
     """A cancelled task."""
 
     in_flight: bool = Field(
-        description="Whether an attempt was already on its way and may still reach the receiver. false: no callback of "
-        "this task starts any more. On a repeated call it tells whether that attempt may still be under way.",
+        description="Whether an attempt was already on its way and may still reach the receiver, a former run's or one "
+        "whose sender was lost included. false: no callback of this task reaches the receiver any more. On a repeated "
+        "call it tells whether that attempt may still be under way.",
         examples=[False],
     )
 
