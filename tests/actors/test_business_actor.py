@@ -107,6 +107,21 @@ async def test_what_is_forgotten_while_it_is_read_again_stays_forgotten(
         assert the.actor().idle
 
 
+async def test_an_actor_whose_shard_is_anothers_says_nothing_of_its_limits_and_goes(autojump_clock: object) -> None:
+    """An open breaker would stand in its metrics for good: no callback of its own will ever close it."""
+    breaker = {"failure_threshold": 3, "open_seconds": 300, "max_open_seconds": 300}
+    async with world(breaker=breaker, rate_limit=50) as the:
+        the.receivers.mood = answering(answered(500))
+        await the.settled(*await the.run(3, retry_intervals_ms=()))
+        assert the.count("breaker_state", business="shop") == 2
+        the.registry.drop_shards(frozenset(range(256)))
+        await trio.sleep(1)
+        assert the.count("breaker_state", business="shop") == 0
+        assert the.count("rate_limit_tokens", business="shop") == 50
+        await trio.sleep(140)
+        assert the.registry.get(7) is None
+
+
 # --- policy ---------------------------------------------------------------------------------------------------------
 
 

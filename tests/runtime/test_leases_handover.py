@@ -24,6 +24,20 @@ async def test_a_shard_that_is_given_away_lets_its_callbacks_end_first(autojump_
         assert {call.sender for call in the.receivers.calls} == {"one"}
 
 
+async def test_who_gave_a_business_away_tells_nothing_of_it_any_more(autojump_clock: object) -> None:
+    """What it knows of the breaker is of the past: the history tells more."""
+    async with cluster("one", codes=CODES) as the:
+        await the.settled([task for code in CODES for task in await the.create(1, code)])
+        await the.join("two")
+        await trio.sleep(60)
+        for code in CODES:
+            owner, business = the.owner_of(code), the.businesses[code]
+            for one in the.instances.values():
+                told = one.engine.business_view(business.id)
+                assert (told is None) or one is owner, "it was the only one to have an actor of it"
+        assert {the.owner_of(code).name for code in CODES} == {"one", "two"}
+
+
 async def test_a_slow_callback_keeps_no_other_shard_between_two_owners(autojump_clock: object) -> None:
     async with cluster("one", codes=CODES) as the:
         the.receivers.mood = answering(answered(), after_s=20)

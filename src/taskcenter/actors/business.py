@@ -90,10 +90,13 @@ class BusinessActor:
         self.wake()
 
     def forget_waiting(self) -> None:
-        """The shard is another's now: drop what waits. Attempts on their way go on to their end."""
+        """The shard is another's now: drop what waits, and what was known for its limits, which the next owner makes
+        older by the minute. Attempts on their way go on to their end.
+        """
         for _ in self.mailbox.drain():
             continue
         self.ready.clear()
+        self.admit_by(self.new_admission())
         self._refill.forget()
         self._send_history.forget()
         for attempt in self.in_flight.values():

@@ -289,7 +289,9 @@ class Engine:
 
     def business_view(self, business_id: int) -> BusinessView | None:
         actor = self._registry.get(business_id)
-        return None if actor is None else business_view(actor, self._clock.now_ms())
+        if actor is None or not self.owns(actor.business.shard):
+            return None
+        return business_view(actor, self._clock.now_ms())
 
     async def wait_view(self, shard: int, business_id: int, task_id: str) -> WaitView | None:
         if self.owns(shard) or self._parts.link is None:
