@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from random import Random
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable, ASGISendCallable, Scope
@@ -74,7 +75,7 @@ async def door() -> AsyncIterator[Door]:
     async with trio.open_nursery() as nursery:
         serve = partial(
             serve_api, made.app, ServerSettings(bind=("127.0.0.1:0",)), shutdown=shutdown, meter=made.meter,
-            shedder=Shedder(lambda: made.reason, made.count),
+            shedder=Shedder(lambda: made.reason, made.count, lambda: 0.0),
         )  # fmt: skip
         (address,) = await nursery.start(serve)
         host, _, port = address.rpartition(":")
@@ -150,7 +151,7 @@ async def test_a_flood_is_met_at_the_door_before_any_queue_is_seen_to_stand() ->
 def test_clients_that_heed_their_retry_after_come_back_no_faster_than_refusing_them_is_cheap() -> None:
     """Any number of clients, each back as soon as it was told: the refusals a second settle."""
     for clients in (50, 299, 1_500, 2_500):
-        retry, due = RetryAfter(), [(number / clients, number) for number in range(clients)]
+        retry, due = RetryAfter(Random(clients).random), [(number / clients, number) for number in range(clients)]
         heapq.heapify(due)
         by_second: Counter[int] = Counter()
         while due[0][0] < 60:
@@ -162,9 +163,24 @@ def test_clients_that_heed_their_retry_after_come_back_no_faster_than_refusing_t
         assert retry.seconds == 1 or clients > REFUSALS
 
 
+def test_who_are_refused_together_do_not_come_back_together() -> None:
+    """A crowd that comes within a tenth of a second spreads over the seconds there are."""
+    retry, due = RetryAfter(Random(7).random), [(number / 15_000, number) for number in range(1_500)]
+    heapq.heapify(due)
+    waves: Counter[int] = Counter()  # by the tenth of a second
+    while due[0][0] < 90:
+        at, number = heapq.heappop(due)
+        waves[int(at * 10)] += 1
+        heapq.heappush(due, (at + retry.refused(at), number))
+    assert waves[0] == 1_500
+    assert max(count for tenth, count in waves.items() if tenth >= 600) <= 2 * REFUSALS
+
+
 def test_once_the_flood_is_over_a_second_is_enough_again() -> None:
-    retry = RetryAfter()
+    retry = RetryAfter(Random(1).random)
     for number in range(4_000):
         retry.refused(number / 2_000)
-    assert 1 < retry.refused(2.0) <= MOST_AWAY_S
+    assert 1 < retry.seconds <= MOST_AWAY_S
+    told = {retry.refused(2.0) for _ in range(500)}
+    assert (min(told), max(told)) == ((retry.seconds + 1) // 2, retry.seconds + retry.seconds // 2)
     assert retry.refused(100.0) == 1

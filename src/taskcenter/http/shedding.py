@@ -20,7 +20,7 @@ from taskcenter.http.limits import ServerMeter, ServerSettings
 from taskcenter.http.problems import Problem
 
 REFUSALS: Final = 300  # a second: what they cost is a small part of a core
-MOST_AWAY_S: Final = 10
+MOST_AWAY_S: Final = 10  # on average
 MOST_OPEN: Final = 128  # what one process answers in less than 200 ms
 _CREATE: Final = (b"POST /api/v1/tasks ", b"POST /api/v1/tasks/batch ")
 _LENGTH: Final = re.compile(rb"\ncontent-length:[ \t]*([0-9]{1,8})[ \t]*\r", re.IGNORECASE)
@@ -30,11 +30,15 @@ _NOT_PLAIN: Final = re.compile(rb"\n(?:expect|connection|upgrade):", re.IGNORECA
 class RetryAfter:
     """For how long those who are refused are told to stay away, so that no more than `REFUSALS` come back a second.
 
-    By Little's law: who are away are as many as are refused a second, times how long each stays. Pure.
+    By Little's law: who are away are as many as are refused a second, times how long each stays. That is an average:
+    each is told between a half and one and a half of it, for those who were refused together would come back together,
+    and wait for each other's refusals. Pure.
     """
 
-    def __init__(self) -> None:
-        self.seconds = 1
+    def __init__(self, chance: Callable[[], float]) -> None:
+        """`chance`: from 0 to 1, 1 excluded."""
+        self.seconds = 1  # on average
+        self._chance = chance
         self._away = 0.0  # clients, by what the last seconds told; forgotten by a tenth a second
         self._refused = 0  # in the present second
         self._second = 0
@@ -43,11 +47,12 @@ class RetryAfter:
         """One more is refused; how long it shall stay away, in s."""
         elapsed = int(now_s) - self._second
         if elapsed:
-            self._away = max(self._away * 0.9**elapsed, float(self._refused * self.seconds))
+            self._away = max(self._away * 0.9, float(self._refused * self.seconds)) * 0.9 ** (elapsed - 1)
             self.seconds = min(max(1, math.ceil(self._away / REFUSALS)), MOST_AWAY_S)
             self._refused, self._second = 0, int(now_s)
         self._refused += 1
-        return self.seconds
+        least, most = (self.seconds + 1) // 2, self.seconds + self.seconds // 2
+        return least + int(self._chance() * (most - least + 1))
 
 
 class Shedder:
@@ -55,11 +60,15 @@ class Shedder:
     be inside before any queue is seen to stand.
     """
 
-    def __init__(self, reason: Callable[[], str | None], count: Callable[[], None]) -> None:
-        """`reason`: why creates are shed now, or None; it is asked for every create. `count`: one was refused."""
+    def __init__(
+        self, reason: Callable[[], str | None], count: Callable[[], None], chance: Callable[[], float]
+    ) -> None:
+        """`reason`: why creates are shed now, or None; it is asked for every create. `count`: one was refused.
+        `chance`: see `RetryAfter`.
+        """
         self._reason = reason
         self._count = count
-        self._retry_after = RetryAfter()
+        self._retry_after = RetryAfter(chance)
 
     def answer(
         self, data: bytes, settings: ServerSettings, meter: ServerMeter, now_s: float

@@ -289,7 +289,7 @@ class Node:
             self._server_settings,
             shutdown=self._shutdown,
             meter=meter,
-            shedder=Shedder(self._services.tasks.creation.overloaded, self._metrics.creates_shed.inc),
+            shedder=Shedder(self._services.tasks.creation.overloaded, self._metrics.creates_shed.inc, self._rng.random),
             task_status=task_status,
         )
 
