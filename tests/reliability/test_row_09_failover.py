@@ -25,6 +25,7 @@ ROUNDS = int(os.environ.get("TASKCENTER_RELIABILITY_FAILOVERS", "4"))
 BUSINESSES = 16
 RATE = 64.0
 PATIENCE_S = 40.0
+BEAT_S = 2.63  # after it was frozen: a heartbeat and a little, so that the next time it is at something else
 OPEN_TRANSACTIONS = "SELECT COUNT(*) FROM information_schema.innodb_trx WHERE trx_started < NOW() - INTERVAL 1 SECOND"
 
 
@@ -102,7 +103,7 @@ async def freeze_inside_a_transaction(trial: Cluster, victim: Instance, failover
             await trio.sleep(1.5)
             if (await trial.history.fetch(OPEN_TRANSACTIONS))[0][0]:
                 return await failovers.over()
-        await trio.sleep(0.13)
+        await trio.sleep(BEAT_S)  # or it would lose its lease by and by, frozen at rest
     raise AssertionError("never frozen with a transaction open")
 
 
