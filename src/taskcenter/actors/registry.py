@@ -114,8 +114,10 @@ class ActorRegistry:
         if actor is not None:
             if business.version >= actor.business.version:
                 actor.update(business)
-        elif business.id in self._loading:
-            self._loading[business.id].news = business
+        elif (loading := self._loading.get(business.id)) is not None and (
+            loading.news is None or business.version >= loading.news.version
+        ):
+            loading.news = business
 
     def drop_shards(self, shards: frozenset[int]) -> None:
         """The shards are another's: forget what waits for them."""

@@ -75,7 +75,7 @@ class TaskBulk:
 
         async def cancel() -> tuple[int, int]:
             changes = await self.tools.store.cancel_matching(business.id, where, step, now, audit, finish=finish)
-            return len(changes), sum([await self.tools.cancelled(change, finish) for change in changes])
+            return len(changes), sum(self.tools.cancelled(change, finish) for change in changes)
 
         return await self.tools.writes.call(cancel, business.id)
 

@@ -15,20 +15,9 @@ from taskcenter.service.shielded import Writes
 from taskcenter.service.task_input import CheckUrl
 from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.interface import TaskStore
-from taskcenter.store.records import (
-    Business,
-    Changed,
-    ChangeResult,
-    ExecutionStatus,
-    Missing,
-    Task,
-    TaskKind,
-    VersionMismatch,
-)
+from taskcenter.store.records import Business, Changed, ChangeResult, Missing, Task, TaskKind, VersionMismatch
 
 QUOTA_RETRY_S: Final = 5.0  # a full business empties as its tasks end; nobody knows when
-LATEST: Final = 20  # executions shown with a task
-IN_FLIGHT_SLACK_MS: Final = 305_000  # the longest lease and a little: who claimed it and stood still may send so late
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +34,16 @@ class TaskTools:
         if task.ref is not None:
             self.engine.offer(task.ref)
 
-    async def cancelled(self, change: Changed, finish: FinishOf) -> bool:
+    def cancelled(self, change: Changed, finish: FinishOf) -> bool:
         """Tell of a task just cancelled: it counts as ended, and the call of its finish_url is due. Returns whether an
-        attempt was on its way, and not just held here, unsent: that one never will be sent.
+        attempt may be on its way, and is not just held here, unsent: that one never will be sent.
         """
         task = change.task
         self.metrics.tasks_finished.labels(task.business_code, task.status.value).inc()
         if (call := finish(task, None)) is not None:
             self.engine.offer(ref_of(call))
         withdrawn = self.engine.withdraw(task.id, task.business_id)
-        if change.former_in_flight or (change.cancelled_in_flight and not withdrawn):
-            return True
-        return await self._lost_sender_may_send(task)
-
-    async def _lost_sender_may_send(self, task: Task) -> bool:
-        """Whether a sender of the task was lost so lately that it may only stand still, or be cut off from the store,
-        and its call be on its way.
-        """
-        if not task.interruptions and task.run == 1:
-            return False
-        since = self.clock.now_ms() - task.timeout_ms - IN_FLIGHT_SLACK_MS
-        latest = await self.store.executions(task.business_id, task.id, None, LATEST)
-        return any(one.status is ExecutionStatus.INTERRUPTED and one.started_at >= since for one in latest)
+        return change.former_in_flight or (change.cancelled_in_flight and not withdrawn)
 
 
 async def find(store: TaskStore, business: Business, task_id: str) -> Task:

@@ -19,10 +19,20 @@ from taskcenter.service.paging import decode_cursor, decode_number, encode_curso
 from taskcenter.service.principal import Principal, Scope
 from taskcenter.service.task_filter import question_of
 from taskcenter.service.task_input import check_changed, read_update
-from taskcenter.service.task_tools import IN_FLIGHT_SLACK_MS, LATEST, TaskTools, changed, find, find_by_unique_id
-from taskcenter.store.records import Business, Changed, ChangeResult, Execution, ExecutionStatus, Task, TaskFilter
+from taskcenter.service.task_tools import TaskTools, changed, find, find_by_unique_id
+from taskcenter.store.records import (
+    IN_FLIGHT_SLACK_MS,
+    Business,
+    Changed,
+    ChangeResult,
+    Execution,
+    ExecutionStatus,
+    Task,
+    TaskFilter,
+)
 from taskcenter.task import TERMINAL, Status
 
+LATEST: Final = 20  # executions shown with a task
 PAGE_STEP: Final = 50  # rows read at a time: a payload may be 256 KiB
 PAGE_BYTES: Final = 4 * 1024 * 1024  # a page of larger payloads ends early
 
@@ -182,7 +192,7 @@ class TaskService:
             )
             if result.previous is Status.CANCELLED:
                 return Cancelled(result.task, await self._still_in_flight(result, now))
-            return Cancelled(result.task, await self.tools.cancelled(result, finish))
+            return Cancelled(result.task, self.tools.cancelled(result, finish))
 
         return await self.tools.writes.call(cancel, business.id)
 

@@ -13,15 +13,17 @@ Order of locks: tasks, these rows, history, ledgers.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from taskcenter.store.connection import Connection, Row
 from taskcenter.store.engine_records import OpenAttempt
-from taskcenter.store.records import Task
+from taskcenter.store.records import IN_FLIGHT_SLACK_MS, Task
 from taskcenter.store.rows import to_json
 from taskcenter.store.statements import engine as sql
 from taskcenter.store.statements import tasks as task_sql
-from taskcenter.store.statements.text import fetch_in
 from taskcenter.task import Status
+
+LOOKED_AT: Final = 20  # a task's latest attempts
 
 
 def attempt_on_its_way(task: Task) -> OpenAttempt:
@@ -46,10 +48,22 @@ async def leave_open(connection: Connection, cancelled: Sequence[Task]) -> None:
         await connection.insert_many(task_sql.LEAVE_OPEN.on(connection.dialect), rows)
 
 
-async def have_open(connection: Connection, tasks: Sequence[Task]) -> frozenset[str]:
-    """Of these tasks, those that were called back to life while an attempt was on its way whose end is not told yet."""
-    revived = sorted(task.id for task in tasks if task.run > 1 and task.sends)
-    return frozenset(row[0] for row in await fetch_in(connection, task_sql.HAVE_OPEN, revived))
+async def may_arrive(connection: Connection, tasks: Sequence[Task], now: int) -> frozenset[str]:
+    """Of these tasks, those of which an earlier attempt than the present one may yet reach its receiver.
+
+    One that was cancelled with a former run and whose end is not told yet; or one whose sender was lost so lately that
+    it may only stand still, or be cut off from the store.
+    """
+    sent = [task for task in tasks if task.sends and (task.interruptions or task.run > 1)]
+    if not sent:
+        return frozenset()
+    doc = to_json(
+        [
+            {"id": task.id, "number": task.sends - LOOKED_AT, "since": now - task.timeout_ms - IN_FLIGHT_SLACK_MS}
+            for task in sent
+        ]
+    )
+    return frozenset(row[0] for row in await connection.fetch(task_sql.MAY_ARRIVE.on(connection.dialect), (doc, doc)))
 
 
 def open_attempt(row: Row) -> OpenAttempt:

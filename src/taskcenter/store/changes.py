@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from taskcenter.errors import TooMany
 from taskcenter.store import audit as chains
-from taskcenter.store.cancelled import have_open, leave_open
+from taskcenter.store.cancelled import leave_open, may_arrive
 from taskcenter.store.connection import Connection, Param, QueryFault
 from taskcenter.store.engine_records import FinishOf
 from taskcenter.store.finishing import tell_ends
@@ -193,7 +193,7 @@ async def _cancel(
         )
         for task in tasks
     ]  # fmt: skip
-    under_way = await have_open(connection, tasks)
+    under_way = await may_arrive(connection, tasks, now)
     await leave_open(connection, tasks)
     await tell_ends(connection, call.vault, cancelled, finish)
     deltas = Deltas()

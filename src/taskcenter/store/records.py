@@ -259,12 +259,15 @@ class TaskChange:
 TaskCheck = Callable[[Task], None]
 
 
+IN_FLIGHT_SLACK_MS: Final = 305_000  # the longest lease and a little: who claimed it and stood still may send so late
+
+
 @value_class(frozen=True, slots=True)
 class Changed:
     task: Task
     previous: Status
     cancelled_in_flight: bool = False  # its attempt was on its way
-    former_in_flight: bool = False  # one of a former run was, cancelled with it
+    former_in_flight: bool = False  # an earlier one may be: see `cancelled.may_arrive`
 
 
 @value_class(frozen=True, slots=True)

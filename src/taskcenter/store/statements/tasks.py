@@ -99,8 +99,19 @@ CANCEL: Final = Query(
 )
 # (none) → an attempt that was on its way when its task was cancelled
 LEAVE_OPEN: Final = insert_missing("cancelled_attempts", OPEN_COLUMNS, "number")
-# the tasks that have one
-HAVE_OPEN: Final = "SELECT DISTINCT task_id FROM cancelled_attempts WHERE task_id IN (...)"
+# tasks of the batch that have one, or of whose attempts after `number` one was interrupted since then; the batch twice
+_SENT: Final = batch(id=ID, number=NUMBER, since=NUMBER)
+_OPEN: Final = "cancelled_attempts c ON c.task_id = r.id"
+_LOST: Final = (
+    "task_executions e ON e.task_id = r.id AND e.number > r.number AND e.status = 'interrupted'"
+    " AND e.execution_time >= r.since"
+)
+MAY_ARRIVE: Final = Query(
+    mysql=f"SELECT r.id FROM {_SENT.mysql} STRAIGHT_JOIN {_OPEN}"
+    f" UNION SELECT r.id FROM {_SENT.mysql} STRAIGHT_JOIN {_LOST}",
+    sqlite=f"SELECT r.id FROM {_SENT.sqlite} CROSS JOIN {_OPEN}"
+    f" UNION SELECT r.id FROM {_SENT.sqlite} CROSS JOIN {_LOST}",
+)
 # succeeded | failed | stopped | cancelled → pending, as the next run with the retry list from its start
 REDELIVER: Final = (
     "UPDATE tasks SET status = 'pending', run = run + 1, current_retry = 0, deferrals = 0, interruptions = 0,"
