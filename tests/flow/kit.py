@@ -62,7 +62,8 @@ class Receiver:
         self._host = host
         self.calls: list[Call] = []
         self.decide: Callable[[Call], Answer] = lambda call: Answer()
-        self.answered: Callable[[Call, int | None], None] = lambda call, status: None  # None: the caller had gone
+        # told of each answer: when (ms) it began to leave; or, without a status, when the caller was found to be gone
+        self.answered: Callable[[Call, int | None, float], None] = lambda call, status, at: None
         self.url = ""
         self._arrived = trio.Event()
 
@@ -106,6 +107,7 @@ class Receiver:
             if answer.delay_s:
                 await trio.sleep(answer.delay_s)
             extra = "".join(f"{name}: {value}\r\n" for name, value in answer.headers.items())
+            began_at = time.time() * 1000
             await stream.send_all(
                 f"HTTP/1.1 {answer.status} X\r\nContent-Type: application/json\r\n"
                 f"Content-Length: {len(answer.body)}\r\n{extra}\r\n".encode()
@@ -113,7 +115,7 @@ class Receiver:
             )
             status = answer.status
         finally:
-            self.answered(call, status)
+            self.answered(call, status, began_at if status else time.time() * 1000)
 
     async def wait_for(self, count: int, timeout_s: float = 30.0) -> list[Call]:
         """The calls, once there are `count`."""

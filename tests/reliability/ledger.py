@@ -23,7 +23,7 @@ class Send:
     term: int
     due_at: float
     arrived_at: float
-    ended_at: float = math.inf  # its answer was out, or its connection gone; infinite: not yet
+    ended_at: float = math.inf  # its answer began to leave, or its connection was gone; infinite: not yet
     redelivery: bool = False
     status: int | None = None  # of the answer; None: there was none
     sender: str | None = None  # the instance, where the trial can know it

@@ -51,7 +51,7 @@ class Recorder(Receiver):
         self._news.set()
         return self.mood(call)
 
-    def _ends(self, call: Call, status: int | None) -> None:
+    def _ends(self, call: Call, status: int | None, at: float) -> None:
         headers = call.headers
         task_id = headers["x-taskcenter-task-id"]
         self._ledger.add(
@@ -63,7 +63,7 @@ class Recorder(Receiver):
                 int(headers["x-taskcenter-term"]),
                 call.due_at,
                 call.arrived_at,
-                now_ms(),
+                at,
                 redelivery=headers.get("x-taskcenter-redelivery") == "possible-duplicate",
                 status=status,
             )
