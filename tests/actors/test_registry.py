@@ -213,6 +213,7 @@ async def test_a_change_told_while_the_business_is_being_loaded_is_not_lost(
         before = await load(7)
         assert before is not None and the.registry.get(7) is None
         the.registry.business_changed(changed(before, max_concurrent_tasks=1))
+        the.registry.business_changed(before)  # told late: the younger one stays
         await the.settled(*tasks)
         assert the.actor().business.max_concurrent_tasks == 1
         assert the.clients[-1].business.max_concurrent_tasks == 1
